@@ -1,0 +1,27 @@
+//! laconicfs keeps files as chunks coded by a language model.
+//!
+//! The rooms, each knowing only those below it:
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`mount`] | the FUSE adapter: requests to and from the volume |
+//! | [`volume`] | POSIX: inodes, names, ranges, xattrs; runs without FUSE |
+//! | [`tier`] | chunks: write buffer, commits, hot tier, drain, cache, readahead |
+//! | [`codec`] | raw, zstd, lm; the choice between them; the chunk frame |
+//! | [`lm`] | tokenizer, integer transformer, entropy coder, lanes |
+//! | [`kernel`] | the integer arithmetic, scalar and SIMD |
+//! | [`store`] | atomic key-value batches and value logs |
+//!
+//! The commands of the binary live in [`cli`].
+
+pub mod cli;
+pub mod codec;
+pub mod error;
+pub mod kernel;
+pub mod lm;
+pub mod mount;
+pub mod store;
+pub mod tier;
+pub mod volume;
+
+pub use error::{Error, Result};

@@ -1,0 +1,5 @@
+//! The `laconicfs` binary: see [`laconicfs::cli`].
+
+fn main() -> std::process::ExitCode {
+    laconicfs::cli::main()
+}
