@@ -65,9 +65,7 @@ pub enum Error {
     Stale,
     #[error("{} is not a laconicfs store: {reason}", path.display())]
     NotAStore { path: PathBuf, reason: String },
-    #[error(
-        "{what} has format {found}, this program knows up to {known}: use a newer laconicfs"
-    )]
+    #[error("{what} has format {found}, this program knows up to {known}: use a newer laconicfs")]
     NewerFormat {
         what: String,
         found: u32,

@@ -108,10 +108,8 @@ impl Store for MemoryStore {
         });
         let offset = log.bytes;
         log.bytes += RECORD_HEADER + owner_key.len() as u64 + payload.len() as u64;
-        log.records.insert(
-            offset,
-            (owner_table, owner_key.to_vec(), payload.to_vec()),
-        );
+        log.records
+            .insert(offset, (owner_table, owner_key.to_vec(), payload.to_vec()));
         Ok(ValueRef::Log {
             log: id,
             offset,

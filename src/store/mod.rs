@@ -253,7 +253,9 @@ impl ValueRef {
                     len: u32::from_be_bytes([rest[16], rest[17], rest[18], rest[19]]),
                 })
             }
-            _ => Err(crate::Error::Corrupt("a value reference is malformed".into())),
+            _ => Err(crate::Error::Corrupt(
+                "a value reference is malformed".into(),
+            )),
         }
     }
 }

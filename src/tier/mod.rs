@@ -1,1 +1,4 @@
 //! TODO: being built.
+
+/// Placeholder for the room that is being built.
+pub struct Tier {}
