@@ -1,4 +1,449 @@
-//! TODO: being built.
+//! The tier: chunks between memory and the store.
+//!
+//! A file's content is a sparse sequence of chunks of `chunk_size` bytes. A
+//! chunk that was written rests, in this order, as
+//!
+//! 1. **dirty** bytes in the write buffer, under its inode and index;
+//! 2. **in flight**: named by the hash of its bytes, immutable, on its way
+//!    into the store with the next commit;
+//! 3. a **hot** value in the store, coded fast;
+//! 4. a **cold** value, coded as small as the codecs can, put in the hot
+//!    one's place by the [drain](Tier::drain).
+//!
+//! Rows (inodes, names, ...) live in the same commits: everything that one
+//! operation ([`Tier::run`]) changes becomes durable together or not at all,
+//! and operations become durable in their order. One thread commits; many
+//! operations share a commit.
+//!
+//! Locks: `state` may be held while `ledger` or the store's locks are taken,
+//! never the other way round.
 
-/// Placeholder for the room that is being built.
-pub struct Tier {}
+mod collect;
+mod commit;
+mod content;
+mod drain;
+mod idle;
+mod ledger;
+mod op;
+mod overlay;
+mod read;
+mod rows;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::codec::Codec;
+use crate::error::{Error, Result};
+use crate::store::{ChunkId, Space, Store, Table};
+
+pub use drain::DrainProgress;
+pub use op::Op;
+pub use stats::{ChunkStats, Stats};
+
+use commit::Swap;
+use ledger::Ledger;
+use overlay::{Layer, View};
+use rows::Counters;
+
+/// The plain bytes of a chunk, shared and never changed.
+type Plain = Arc<Vec<u8>>;
+
+/// How a tier works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Plain bytes of a chunk; a property of the store. A power of two.
+    pub chunk_size: usize,
+    /// Bound of the cache of plain chunks, in bytes.
+    pub cache_bytes: usize,
+    /// Bound of what waits for a commit, in bytes; writers wait beyond it.
+    pub dirty_bytes: usize,
+    /// How long a change waits at most before its commit begins.
+    pub commit_every: Duration,
+    /// The drain takes only chunks that were committed this long ago.
+    pub quiet: Duration,
+    /// Threads that code chunks cold in the background; 0 leaves that to
+    /// [`Tier::drain`].
+    pub drain_threads: usize,
+    /// Threads that decode ahead of readers.
+    pub decode_threads: usize,
+    /// Nothing is changed: neither rows nor logs.
+    pub read_only: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            chunk_size: 64 << 10,
+            cache_bytes: 256 << 20,
+            dirty_bytes: 64 << 20,
+            commit_every: Duration::from_millis(300),
+            quiet: Duration::from_secs(30),
+            drain_threads: threads,
+            decode_threads: threads,
+            read_only: false,
+        }
+    }
+}
+
+/// Whether changes are still taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Fine,
+    /// The last commit found no space: what is there can be read and freed,
+    /// nothing may be added until a commit succeeds.
+    Full,
+    /// The store failed: nothing is written any more.
+    Dead,
+    Closed,
+}
+
+/// What operations have changed and the store does not have yet.
+struct State {
+    /// Changes since the last freeze.
+    pending: Layer,
+    /// Changes that the commit thread is writing now.
+    frozen: Option<Arc<Layer>>,
+    /// Chunks with changed bytes, by inode and index; trimmed after the last
+    /// byte written.
+    dirty: BTreeMap<(u64, u64), Plain>,
+    /// Bytes allocated in `dirty`.
+    dirty_bytes: usize,
+    /// Chunks that rows in `frozen` name and that the store may lack.
+    inflight: HashMap<ChunkId, Plain>,
+    inflight_bytes: usize,
+    /// Chunks to be pointed at their new values.
+    swaps: Vec<Swap>,
+    /// When the oldest change of `pending` was made.
+    since: Option<Instant>,
+    /// Number of the next freeze, and the first that is not yet durable.
+    epoch: u64,
+    durable: u64,
+    /// Someone waits for a commit.
+    urgent: bool,
+    /// Commits begun, and which of them failed last, why and when.
+    attempts: u64,
+    failed: u64,
+    failure: Option<(Error, Instant)>,
+    health: Health,
+    /// The commit thread shall end.
+    stop: bool,
+    space: Space,
+    space_taken: Instant,
+    counters: Counters,
+}
+
+impl State {
+    fn has_pending(&self) -> bool {
+        !(self.pending.is_empty() && self.dirty.is_empty() && self.swaps.is_empty())
+    }
+
+    /// Bytes of memory that wait for a commit.
+    fn waiting_bytes(&self) -> usize {
+        let frozen = self.frozen.as_ref().map_or(0, |layer| layer.bytes());
+        self.dirty_bytes + self.inflight_bytes + self.pending.bytes() + frozen
+    }
+
+    /// The last failure, for someone who waited.
+    fn failure(&self) -> Error {
+        match &self.failure {
+            Some((error, _)) => repeat(error),
+            None => Error::Other("the volume is closed".into()),
+        }
+    }
+}
+
+/// An error once more (`std::io::Error` cannot be cloned).
+fn repeat(error: &Error) -> Error {
+    match error {
+        Error::NoSpace => Error::NoSpace,
+        Error::Io { context, source } => Error::Io {
+            context: context.clone(),
+            source: match source.raw_os_error() {
+                Some(code) => std::io::Error::from_raw_os_error(code),
+                None => std::io::Error::new(source.kind(), source.to_string()),
+            },
+        },
+        Error::Corrupt(what) => Error::Corrupt(what.clone()),
+        other => Error::Other(other.to_string()),
+    }
+}
+
+/// What all threads of a tier share.
+struct Shared {
+    store: Arc<dyn Store>,
+    codec: Arc<Codec>,
+    options: Options,
+    state: Mutex<State>,
+    /// To the commit thread: there is something to do.
+    wake: Condvar,
+    /// From the commit thread: a commit ended, well or not.
+    done: Condvar,
+    ledger: Mutex<Ledger>,
+    cache: read::Cache,
+    readers: Mutex<read::Readers>,
+    ahead: read::Pool,
+    /// Chunks that did not verify when read: not to be trusted when the same
+    /// bytes are written again.
+    damaged: Mutex<HashSet<ChunkId>>,
+    drain: drain::Control,
+}
+
+/// See the module's description. Closes itself when dropped.
+pub struct Tier {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Tier {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            log::error!("closing the volume: {error}");
+        }
+    }
+}
+
+impl Tier {
+    /// Opens the tier over a store and starts its threads.
+    pub fn open(store: Arc<dyn Store>, codec: Arc<Codec>, options: Options) -> Result<Arc<Tier>> {
+        if !options.chunk_size.is_power_of_two() || options.chunk_size > 1 << 24 {
+            return Err(Error::Invalid(
+                "the chunk size must be a power of two up to 16 MiB",
+            ));
+        }
+        let counters = match store.get(Table::Meta, rows::COUNTERS)? {
+            Some(row) => Counters::decode(&row)?,
+            None => Counters::default(),
+        };
+        let ledger = Ledger::load(&*store)?;
+        let space = store.space()?;
+        let read_only = options.read_only;
+        let shared = Arc::new(Shared {
+            cache: read::Cache::new(options.cache_bytes, options.chunk_size),
+            readers: Mutex::default(),
+            ahead: read::Pool::new(options.decode_threads),
+            drain: drain::Control::default(),
+            store,
+            codec,
+            options,
+            state: Mutex::new(State {
+                pending: Layer::default(),
+                frozen: None,
+                dirty: BTreeMap::new(),
+                dirty_bytes: 0,
+                inflight: HashMap::new(),
+                inflight_bytes: 0,
+                swaps: Vec::new(),
+                since: None,
+                epoch: 1,
+                durable: 1,
+                urgent: false,
+                attempts: 0,
+                failed: 0,
+                failure: None,
+                health: Health::Fine,
+                stop: false,
+                space,
+                space_taken: Instant::now(),
+                counters,
+            }),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            ledger: Mutex::new(ledger),
+            damaged: Mutex::default(),
+        });
+        let tier = Arc::new(Tier {
+            shared: shared.clone(),
+            threads: Mutex::default(),
+        });
+        for number in 0..shared.options.decode_threads {
+            tier.spawn(&format!("decode-{number}"), read::decode_loop)?;
+        }
+        if !read_only {
+            tier.spawn("commit", commit::commit_loop)?;
+            tier.spawn("drain", drain::drain_loop)?;
+        }
+        Ok(tier)
+    }
+
+    fn spawn(&self, name: &str, body: fn(&Arc<Shared>)) -> Result<()> {
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || body(&shared))
+            .map_err(Error::io("starting a thread"))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Performs one operation: everything changed through [`Op`] becomes
+    /// durable together or not at all, and nothing of it stays when `f` fails.
+    ///
+    /// The state lock is held while `f` runs. `f` may run several times:
+    /// again from the start after a call of `Op` returned
+    /// [`Error::NeedChunk`], which `f` must pass on.
+    pub fn run<T>(&self, f: impl FnMut(&mut Op<'_>) -> Result<T>) -> Result<T> {
+        self.shared.run(f)
+    }
+
+    /// As [`run`](Self::run), but gives up with `None` instead of waiting for
+    /// a chunk to be read and decoded or for room in the write buffer.
+    pub fn try_run<T>(&self, mut f: impl FnMut(&mut Op<'_>) -> Result<T>) -> Result<Option<T>> {
+        let mut state = self.shared.state.lock();
+        match Op::perform(&self.shared, &mut state, &HashMap::new(), &mut f).0 {
+            Err(Error::NeedChunk(_)) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    /// Reads `[offset, offset + len)` of a file's content; what is not stored
+    /// reads as zeros. Every chunk is verified against its name. Readers that
+    /// go through a file in order find the next chunks decoded.
+    pub fn read(&self, ino: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.shared.read(ino, offset, len)
+    }
+
+    /// The same if it needs neither disk nor decoder, else `None`.
+    pub fn try_read(&self, ino: u64, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        self.shared.try_read(ino, offset, len)
+    }
+
+    /// Everything that finished before this call survives a power cut when it
+    /// returns. Concurrent callers share one commit.
+    pub fn sync(&self) -> Result<()> {
+        self.shared.sync()
+    }
+
+    /// Waits until every chunk that is stored by now is coded cold and the
+    /// space of the hot ones is given back. Reports about five times a
+    /// second, and stops early when the callback returns `false`.
+    pub fn drain(&self, progress: &mut dyn FnMut(&DrainProgress) -> bool) -> Result<()> {
+        self.shared.drain(progress)
+    }
+
+    /// The tier in figures.
+    pub fn stats(&self) -> Result<Stats> {
+        self.shared.stats()
+    }
+
+    /// Commits everything and stops the threads. Later changes are refused;
+    /// what is in memory can still be read. May be called again.
+    pub fn close(&self) -> Result<()> {
+        let shared = &self.shared;
+        let closed = shared.state.lock().health == Health::Closed;
+        let result = match closed {
+            true => Ok(()),
+            false => {
+                shared.drain.stop();
+                shared.sync()
+            }
+        };
+        {
+            let mut state = shared.state.lock();
+            state.stop = true;
+            if state.health != Health::Dead {
+                state.health = Health::Closed;
+            }
+        }
+        shared.ahead.stop();
+        shared.wake.notify_all();
+        shared.done.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            // The panic of a thread has been printed; what was acknowledged
+            // is in the store either way.
+            let _ = thread.join();
+        }
+        result
+    }
+}
+
+impl Shared {
+    /// See [`Tier::run`].
+    fn run<T>(&self, mut f: impl FnMut(&mut Op<'_>) -> Result<T>) -> Result<T> {
+        let mut pins = HashMap::new();
+        let mut lost = 0;
+        loop {
+            let mut state = self.state.lock();
+            let (result, wants_room) = Op::perform(self, &mut state, &pins, &mut f);
+            match result {
+                Err(Error::NeedChunk(_)) if wants_room => self.wait_for_room(&mut state),
+                Err(Error::NeedChunk(name)) => {
+                    drop(state);
+                    match self.load(&name) {
+                        Ok(plain) => drop(pins.insert(name, plain)),
+                        Err(Error::Stale) => {
+                            lost += 1;
+                            self.check_lost(lost, &name)?;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// See [`Tier::sync`].
+    fn sync(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        let wanted = if state.has_pending() {
+            state.epoch
+        } else if state.frozen.is_some() {
+            state.epoch - 1
+        } else {
+            return Ok(());
+        };
+        let begun = state.attempts;
+        state.urgent = true;
+        self.wake.notify_one();
+        loop {
+            if state.durable > wanted {
+                return Ok(());
+            }
+            // A commit that began before this call says nothing about space
+            // that was freed meanwhile; but a dead store stays dead.
+            if state.failed > begun || matches!(state.health, Health::Dead | Health::Closed) {
+                return Err(state.failure());
+            }
+            self.done.wait(&mut state);
+        }
+    }
+
+    fn view<'a>(&'a self, state: &'a State) -> View<'a> {
+        View {
+            layers: [Some(&state.pending), state.frozen.as_deref()],
+            store: &*self.store,
+        }
+    }
+
+    /// Whether a writer would have to wait.
+    fn crowded(&self, state: &State) -> bool {
+        state.health == Health::Fine && state.waiting_bytes() > self.options.dirty_bytes
+    }
+
+    fn wait_for_room(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+        while self.crowded(state) {
+            state.urgent = true;
+            self.wake.notify_one();
+            self.done.wait(state);
+        }
+    }
+
+    /// A chunk's row may vanish between the look at the map and the look at
+    /// the row, because a commit came between. It cannot do so for ever.
+    fn check_lost(&self, times: u32, name: &ChunkId) -> Result<()> {
+        if times < 32 {
+            return Ok(());
+        }
+        Err(Error::Corrupt(format!(
+            "chunk {name} is named by a file but not in the store"
+        )))
+    }
+}

@@ -1,0 +1,1 @@
+//! Collecting value logs.

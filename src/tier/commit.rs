@@ -1,0 +1,487 @@
+//! The commit thread: from the write buffer into the store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::codec::Kind;
+use crate::error::{Error, Result};
+use crate::store::{Batch, ChunkId, Class, Table, ValueRef};
+
+use super::overlay::Layer;
+use super::rows::{self, ChunkRow, Counters, RUN};
+use super::{Health, Plain, Shared, State};
+
+/// How long a commit that found no space waits before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Space on the disk that writes leave alone, so that deleting still works:
+/// the database needs room to record it.
+const RESERVE: u64 = 32 << 20;
+
+/// How old a figure of the free space may be.
+const SPACE_AGE: Duration = Duration::from_millis(500);
+
+/// Chunks encoded at a time: bounds the memory that frames take.
+const GROUP: usize = 64;
+
+/// A chunk has a new value: re-coded, or copied out of a log.
+pub(super) struct Swap {
+    pub name: ChunkId,
+    /// What its row must still say.
+    pub from: ValueRef,
+    /// Appended through the ledger.
+    pub to: ValueRef,
+    pub kind: Kind,
+    pub class: Class,
+}
+
+/// What a freeze took out of the state.
+struct Frozen {
+    layer: Arc<Layer>,
+    epoch: u64,
+    /// The plain bytes that rows may now name.
+    fresh: HashMap<ChunkId, Plain>,
+    swaps: Vec<Swap>,
+}
+
+/// Values of chunks that were appended by a commit that then failed for want
+/// of space: the next one uses them.
+type Encoded = HashMap<ChunkId, (ValueRef, Kind)>;
+
+/// What a commit will have changed beside the store, once it is durable.
+struct Outcome {
+    batch: Batch,
+    counters: Counters,
+    logs: Vec<(u64, u64)>,
+}
+
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+pub(super) fn commit_loop(shared: &Arc<Shared>) {
+    let mut encoded = Encoded::new();
+    loop {
+        let mut state = shared.state.lock();
+        loop {
+            match shared.commit_due(&state) {
+                Some(Duration::ZERO) => break,
+                _ if state.stop => return,
+                Some(wait) => drop(shared.wake.wait_for(&mut state, wait)),
+                None => shared.wake.wait(&mut state),
+            }
+        }
+        drop(state);
+        shared.commit(&mut encoded);
+    }
+}
+
+impl Shared {
+    /// How long until a commit should begin; `None` when there is no need.
+    fn commit_due(&self, state: &State) -> Option<Duration> {
+        if !state.has_pending() || state.health == Health::Dead {
+            return None;
+        }
+        if state.urgent {
+            return Some(Duration::ZERO);
+        }
+        if state.stop {
+            return None;
+        }
+        if state.health == Health::Full {
+            let (_, failed) = state.failure.as_ref()?;
+            return Some(RETRY.saturating_sub(failed.elapsed()));
+        }
+        if state.waiting_bytes() > self.options.dirty_bytes / 4 {
+            return Some(Duration::ZERO);
+        }
+        let since = state.since.map_or(Duration::ZERO, |since| since.elapsed());
+        Some(self.options.commit_every.saturating_sub(since))
+    }
+
+    /// Whether writes would leave too little space for anything else.
+    pub(super) fn is_tight(&self, state: &mut State) -> bool {
+        let tight = |state: &State| {
+            let reserve = RESERVE.min(state.space.capacity / 16);
+            state.space.available < reserve + state.waiting_bytes() as u64
+        };
+        if tight(state) {
+            // Believe it only when it is fresh: space may have been freed.
+            self.refresh_space(state);
+        }
+        tight(state)
+    }
+
+    fn refresh_space(&self, state: &mut State) {
+        if state.space_taken.elapsed() > SPACE_AGE {
+            state.space_taken = Instant::now();
+            match self.store.space() {
+                Ok(space) => state.space = space,
+                Err(error) => log::warn!("cannot tell how much space is left: {error}"),
+            }
+        }
+    }
+
+    /// One commit of everything that is pending.
+    fn commit(&self, encoded: &mut Encoded) {
+        let hashed = self.hash_dirty();
+        let frozen = {
+            let mut state = self.state.lock();
+            state.attempts += 1;
+            state.urgent = false;
+            self.freeze(&mut state, hashed)
+        };
+        match frozen {
+            Err(error) => self.commit_failed(&mut self.state.lock(), error),
+            Ok(frozen) => match self.write_out(&frozen, encoded) {
+                Ok(outcome) => self.commit_done(frozen, outcome, encoded),
+                Err(error) => self.thaw(frozen, error),
+            },
+        }
+        self.done.notify_all();
+    }
+
+    /// Hashes the dirty chunks without holding the lock.
+    fn hash_dirty(&self) -> HashMap<(u64, u64), (Plain, ChunkId)> {
+        let dirty: Vec<_> = {
+            let state = self.state.lock();
+            let share = |(key, plain): (&(u64, u64), &Plain)| (*key, plain.clone());
+            state.dirty.iter().map(share).collect()
+        };
+        let names = in_parallel(&dirty, |(_, plain)| ChunkId::of(plain));
+        let hashed = dirty.into_iter().zip(names);
+        hashed
+            .map(|((key, plain), name)| (key, (plain, name)))
+            .collect()
+    }
+
+    /// Gives the dirty chunks names and moves everything pending out of the
+    /// way of further operations. Changes nothing when it fails.
+    fn freeze(
+        &self,
+        state: &mut State,
+        hashed: HashMap<(u64, u64), (Plain, ChunkId)>,
+    ) -> Result<Frozen> {
+        let mut names = Vec::with_capacity(state.dirty.len());
+        for (key, plain) in &state.dirty {
+            let name = match hashed.get(key) {
+                Some((same, name)) if Arc::ptr_eq(same, plain) => *name,
+                _ => ChunkId::of(plain),
+            };
+            names.push((*key, name));
+        }
+        drop(hashed);
+        // `dirty` is sorted, so the chunks of a run follow each other.
+        let mut changed = Vec::new();
+        let same_run =
+            |a: &((u64, u64), _), b: &((u64, u64), _)| (a.0.0, a.0.1 / RUN) == (b.0.0, b.0.1 / RUN);
+        for chunks in names.chunk_by(same_run) {
+            let ((ino, first), _) = chunks[0]; // `chunk_by` yields no empty ones
+            let mut run = self.run_row(state, ino, first)?;
+            let number = u32::try_from(first / RUN).map_err(|_| Error::FileTooBig)?;
+            let mut refs = Vec::new();
+            for ((_, index), name) in chunks {
+                let before = run.set(*index, Some(*name));
+                refs.push((*name, 1));
+                refs.extend(before.map(|before| (before, -1)));
+            }
+            changed.push((rows::run_key(ino, number), run.encode(), refs));
+        }
+        // Nothing fails from here on.
+        for (key, row, refs) in changed {
+            let layer = &mut state.pending;
+            layer.set(Table::Cmap, key.to_vec(), Some(Some(row)));
+            for (name, change) in refs {
+                layer.add_refs(name, change);
+            }
+        }
+        let dirty = std::mem::take(&mut state.dirty);
+        for (plain, (_, name)) in dirty.into_values().zip(names) {
+            state.inflight.entry(name).or_insert(plain);
+        }
+        state.dirty_bytes = 0;
+        state.inflight_bytes = state.inflight.values().map(|plain| plain.capacity()).sum();
+        state.since = None;
+        let layer = Arc::new(std::mem::take(&mut state.pending));
+        state.frozen = Some(layer.clone());
+        state.epoch += 1;
+        Ok(Frozen {
+            layer,
+            epoch: state.epoch - 1,
+            fresh: state.inflight.clone(),
+            swaps: std::mem::take(&mut state.swaps),
+        })
+    }
+
+    /// Brings what was frozen into the store.
+    fn write_out(&self, frozen: &Frozen, encoded: &mut Encoded) -> Result<Outcome> {
+        let mut outcome = self.plan(frozen, encoded)?;
+        self.store.commit(std::mem::take(&mut outcome.batch))?;
+        Ok(outcome)
+    }
+
+    fn plan(&self, frozen: &Frozen, encoded: &mut Encoded) -> Result<Outcome> {
+        let mut chunks = self.touched_chunks(frozen)?;
+        self.encode_new(frozen, &chunks, encoded)?;
+        let now = now_ms();
+        let mut live = frozen.layer.live.clone();
+        let mut log_change = |value: &ValueRef, sign: i64| {
+            if let ValueRef::Log { log, .. } = value {
+                *live.entry(*log).or_default() += sign * value.log_bytes(32) as i64;
+            }
+        };
+        let mut batch = Batch::default();
+        for table in Table::ALL {
+            for (key, value) in frozen.layer.table(table) {
+                batch.changes.push((table, key.clone(), value.clone()));
+            }
+        }
+        let mut counters = self.state.lock().counters.clone();
+        for (name, chunk) in &mut chunks {
+            let before = chunk.row.take();
+            let refs = before.as_ref().map_or(0, |row| row.refs);
+            let refs_now = refs.checked_add_signed(chunk.refs).unwrap_or_else(|| {
+                log::error!("chunk {name}: more names of it were removed than there were");
+                0
+            });
+            let mut after = None;
+            if refs_now > 0 {
+                let new = encoded.get(name).filter(|_| before.is_none() || chunk.heal);
+                after = match (&before, new, frozen.fresh.get(name)) {
+                    (_, Some((value, kind)), Some(plain)) => Some(ChunkRow {
+                        plain_len: plain.len() as u32, // at most the chunk size
+                        refs: refs_now,
+                        time: now,
+                        kind: *kind,
+                        class: Class::Hot,
+                        value: value.clone(),
+                    }),
+                    (Some(row), ..) => Some(ChunkRow {
+                        refs: refs_now,
+                        ..row.clone()
+                    }),
+                    (None, ..) => {
+                        log::error!("chunk {name} is named by a file but not in the store");
+                        None
+                    }
+                };
+            }
+            if let Some(row) = &mut after {
+                for swap in chunk.swaps.iter().filter_map(|at| frozen.swaps.get(*at)) {
+                    if row.value == swap.from {
+                        row.value = swap.to.clone();
+                        row.kind = swap.kind;
+                        row.class = swap.class;
+                    }
+                }
+            }
+            let pend = |row: &Option<ChunkRow>| {
+                let hot = row.as_ref().filter(|row| row.class == Class::Hot);
+                hot.map(|row| rows::pend_key(row.time, name).to_vec())
+            };
+            let (waited, waits) = (pend(&before), pend(&after));
+            if waited != waits {
+                let delete = waited.map(|key| (Table::Pend, key, None));
+                let put = waits.map(|key| (Table::Pend, key, Some(Vec::new())));
+                batch.changes.extend(delete.into_iter().chain(put));
+            }
+            if let Some(row) = &before {
+                log_change(&row.value, -1);
+                counters.remove(row);
+            }
+            match &after {
+                Some(row) => {
+                    log_change(&row.value, 1);
+                    counters.add(row);
+                    batch.put(Table::Chunk, name.0, row.encode());
+                }
+                None if before.is_some() => batch.delete(Table::Chunk, name.0),
+                None => {}
+            }
+        }
+        live.retain(|_, change| *change != 0);
+        let logs = self.ledger.lock().changed(&live);
+        for (log, live) in &logs {
+            match live {
+                0 => batch.delete(Table::Log, log.to_be_bytes()),
+                _ => batch.put(Table::Log, log.to_be_bytes(), live.to_be_bytes()),
+            }
+        }
+        if !chunks.is_empty() {
+            batch.put(Table::Meta, rows::COUNTERS, counters.encode());
+        }
+        Ok(Outcome {
+            batch,
+            counters,
+            logs,
+        })
+    }
+
+    /// The chunks that a commit changes, with their rows before it.
+    fn touched_chunks(&self, frozen: &Frozen) -> Result<BTreeMap<ChunkId, Touched>> {
+        let mut chunks = BTreeMap::<ChunkId, Touched>::new();
+        for (name, change) in &frozen.layer.refs {
+            if *change != 0 {
+                chunks.entry(*name).or_default().refs = *change;
+            }
+        }
+        for (at, swap) in frozen.swaps.iter().enumerate() {
+            chunks.entry(swap.name).or_default().swaps.push(at);
+        }
+        for name in self.damaged.lock().iter() {
+            if frozen.fresh.contains_key(name) {
+                chunks.entry(*name).or_default().heal = true;
+            }
+        }
+        for (name, chunk) in &mut chunks {
+            if let Some(row) = self.store.get(Table::Chunk, &name.0)? {
+                chunk.row = Some(ChunkRow::decode(&row)?);
+            }
+        }
+        Ok(chunks)
+    }
+
+    /// Encodes and appends the chunks that the store lacks.
+    fn encode_new(
+        &self,
+        frozen: &Frozen,
+        chunks: &BTreeMap<ChunkId, Touched>,
+        encoded: &mut Encoded,
+    ) -> Result<()> {
+        let new: Vec<(&ChunkId, &Plain)> = chunks
+            .iter()
+            .filter(|(name, chunk)| {
+                let needed = match &chunk.row {
+                    None => chunk.refs > 0,
+                    Some(row) => chunk.heal && row.refs.checked_add_signed(chunk.refs) != Some(0),
+                };
+                needed && !encoded.contains_key(name)
+            })
+            .filter_map(|(name, _)| Some((name, frozen.fresh.get(name)?)))
+            .collect();
+        for group in new.chunks(GROUP) {
+            let frames = in_parallel(group, |(_, plain)| self.codec.encode_hot(plain));
+            for ((name, _), frame) in group.iter().zip(frames) {
+                let kind = Kind::of(&frame)?;
+                let mut ledger = self.ledger.lock();
+                let value =
+                    ledger.append(&*self.store, Class::Hot, Table::Chunk, &name.0, &frame)?;
+                encoded.insert(**name, (value, kind));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything frozen is durable.
+    fn commit_done(&self, frozen: Frozen, outcome: Outcome, encoded: &mut Encoded) {
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.committed(outcome.logs);
+            for (_, (value, _)) in encoded.drain() {
+                ledger.settle(&value);
+            }
+            for swap in &frozen.swaps {
+                ledger.settle(&swap.to);
+            }
+            for log in &frozen.layer.appended {
+                ledger.settle_log(*log);
+            }
+        }
+        self.damaged
+            .lock()
+            .retain(|name| !frozen.fresh.contains_key(name));
+        // Into the cache before they leave the buffer: a reader finds them in
+        // one or the other.
+        for (name, plain) in frozen.fresh {
+            self.cache.insert(name, plain);
+        }
+        let mut state = self.state.lock();
+        state.frozen = None;
+        state.inflight.clear();
+        state.inflight_bytes = 0;
+        state.durable = frozen.epoch + 1;
+        state.counters = outcome.counters;
+        self.refresh_space(&mut state);
+        if state.health == Health::Full {
+            state.health = Health::Fine;
+            log::info!("there is space again; writes go on");
+        }
+        drop(state);
+        self.drain.committed(&frozen.swaps);
+    }
+
+    /// Puts what was frozen back under what has changed meanwhile: the next
+    /// commit takes both, so that space freed meanwhile counts.
+    fn thaw(&self, frozen: Frozen, error: Error) {
+        let Frozen { layer, swaps, .. } = frozen;
+        drop(layer);
+        let mut state = self.state.lock();
+        // The commit thread has dropped its reference, and nobody else keeps
+        // one beyond the lock.
+        if let Some(mut layer) = state.frozen.take().and_then(Arc::into_inner) {
+            layer.absorb(std::mem::take(&mut state.pending));
+            state.pending = layer;
+        }
+        let later = std::mem::replace(&mut state.swaps, swaps);
+        state.swaps.extend(later);
+        self.commit_failed(&mut state, error);
+    }
+
+    fn commit_failed(&self, state: &mut State, error: Error) {
+        state.failed = state.attempts;
+        match (&error, state.health) {
+            (Error::NoSpace, Health::Fine) => {
+                log::error!(
+                    "the disk is full: what was written stays readable and is kept in memory \
+                     until space is freed; new writes are refused"
+                );
+                state.health = Health::Full;
+            }
+            (Error::NoSpace, _) => {}
+            _ => {
+                log::error!(
+                    "the store failed ({error}); the volume is read-only from now on. What was \
+                     not synced is lost at the unmount"
+                );
+                state.health = Health::Dead;
+            }
+        }
+        state.failure = Some((error, Instant::now()));
+    }
+}
+
+/// A chunk that a commit changes.
+#[derive(Default)]
+struct Touched {
+    row: Option<ChunkRow>,
+    /// Change of its reference count.
+    refs: i64,
+    /// Indices of its swaps.
+    swaps: Vec<usize>,
+    /// Its value is damaged and its bytes are at hand.
+    heal: bool,
+}
+
+/// `each` of the items, in their order, by several threads when that pays.
+fn in_parallel<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    if threads == 1 || items.len() < 8 {
+        return items.iter().map(each).collect();
+    }
+    let each = &each;
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = items
+            .chunks(items.len().div_ceil(threads))
+            .map(|part| scope.spawn(move || part.iter().map(each).collect::<Vec<_>>()))
+            .collect();
+        parts
+            .into_iter()
+            .flat_map(|part| match part.join() {
+                Ok(results) => results,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}

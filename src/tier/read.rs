@@ -1,0 +1,322 @@
+//! Reading: the cache of plain chunks, and decoding ahead of readers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+use quick_cache::sync::DefaultLifecycle;
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+
+use crate::error::{Error, Result};
+use crate::store::{ChunkId, Table};
+
+use super::content::Slot;
+use super::rows::ChunkRow;
+use super::{Plain, Shared, State};
+
+/// Readers whose place is remembered.
+const READERS: usize = 128;
+
+/// Requests of one reader may arrive this much out of order.
+const SLACK: u64 = 1 << 20;
+
+/// Plain chunks, bounded by their bytes.
+pub(super) struct Cache {
+    chunks: quick_cache::sync::Cache<ChunkId, Plain, Bytes>,
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<ChunkId, Plain> for Bytes {
+    fn weight(&self, _: &ChunkId, plain: &Plain) -> u64 {
+        // With what the cache itself needs for an entry.
+        plain.capacity() as u64 + 128
+    }
+}
+
+impl Cache {
+    pub fn new(bytes: usize, chunk_size: usize) -> Self {
+        let items = (bytes / chunk_size).max(16);
+        let options = OptionsBuilder::new()
+            .shards(8)
+            .estimated_items_capacity(items)
+            .weight_capacity(bytes as u64)
+            .build();
+        let chunks = match options {
+            Ok(options) => quick_cache::sync::Cache::with_options(
+                options,
+                Bytes,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
+            // Only when one of the two figures were missing.
+            Err(_) => quick_cache::sync::Cache::with_weighter(items, bytes as u64, Bytes),
+        };
+        Self {
+            chunks,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
+    }
+
+    /// A chunk, if it is here. Counts as a use of it.
+    pub fn peek(&self, name: &ChunkId) -> Option<Plain> {
+        self.chunks.get(name)
+    }
+
+    pub fn contains(&self, name: &ChunkId) -> bool {
+        self.chunks.contains_key(name)
+    }
+
+    pub fn insert(&self, name: ChunkId, plain: Plain) {
+        self.chunks.insert(name, plain);
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.chunks.weight()
+    }
+}
+
+/// Where the readers of files are.
+#[derive(Default)]
+pub(super) struct Readers {
+    by_ino: HashMap<u64, Reader>,
+    clock: u64,
+}
+
+struct Reader {
+    /// Where the next request is expected.
+    next: u64,
+    /// Requests in order so far.
+    streak: u32,
+    used: u64,
+}
+
+impl Readers {
+    /// Notes a request; says whether the reader goes through the file in order.
+    fn note(&mut self, ino: u64, offset: u64, len: usize) -> bool {
+        self.clock += 1;
+        if self.by_ino.len() >= READERS && !self.by_ino.contains_key(&ino) {
+            let oldest = self.by_ino.iter().min_by_key(|(_, reader)| reader.used);
+            if let Some(ino) = oldest.map(|(ino, _)| *ino) {
+                self.by_ino.remove(&ino);
+            }
+        }
+        let end = offset + len as u64;
+        let reader = self.by_ino.entry(ino).or_insert(Reader {
+            next: 0,
+            streak: 0,
+            used: 0,
+        });
+        reader.used = self.clock;
+        if offset.abs_diff(reader.next) <= if reader.streak > 0 { SLACK } else { 0 } {
+            reader.streak = reader.streak.saturating_add(1);
+            reader.next = reader.next.max(end);
+        } else {
+            reader.streak = 0;
+            reader.next = end;
+        }
+        reader.streak > 1
+    }
+}
+
+/// The threads that decode ahead, and their short queue.
+pub(super) struct Pool {
+    threads: usize,
+    queue: Mutex<Option<Sender<ChunkId>>>,
+    jobs: Receiver<ChunkId>,
+}
+
+impl Pool {
+    pub fn new(threads: usize) -> Self {
+        let (queue, jobs) = crossbeam_channel::bounded(4 * threads);
+        Self {
+            threads,
+            queue: Mutex::new(Some(queue)),
+            jobs,
+        }
+    }
+
+    /// Ends the threads when they have done what is queued.
+    pub fn stop(&self) {
+        self.queue.lock().take();
+    }
+
+    /// Asks for a chunk; forgotten when the queue is full.
+    fn ask(&self, name: ChunkId) {
+        if self.threads > 0
+            && let Some(queue) = &*self.queue.lock()
+        {
+            let _ = queue.try_send(name);
+        }
+    }
+}
+
+pub(super) fn decode_loop(shared: &Arc<Shared>) {
+    for name in &shared.ahead.jobs {
+        if !shared.cache.contains(&name) {
+            // Whoever reads the chunk meets the same error.
+            let _ = shared.load(&name);
+        }
+    }
+}
+
+/// One chunk's part of a read.
+enum Source {
+    Zeros,
+    Plain(Plain),
+    Load(ChunkId),
+}
+
+impl Shared {
+    /// See [`Tier::read`](super::Tier::read).
+    pub(super) fn read(&self, ino: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut lost = 0;
+        loop {
+            let plan = self.plan_read(ino, offset, len)?;
+            self.look_ahead(ino, offset, len)?;
+            // All but the first in parallel to this thread.
+            let loads = plan.iter().filter_map(|source| match source {
+                Source::Load(name) => Some(*name),
+                _ => None,
+            });
+            loads.skip(1).for_each(|name| self.ahead.ask(name));
+            match self.gather(&plan, offset, len) {
+                Err((Error::Stale, name)) => {
+                    lost += 1;
+                    self.check_lost(lost, &name)?;
+                }
+                result => return result.map_err(|(error, _)| error),
+            }
+        }
+    }
+
+    /// See [`Tier::try_read`](super::Tier::try_read).
+    pub(super) fn try_read(&self, ino: u64, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        let plan = self.plan_read(ino, offset, len)?;
+        if plan.iter().any(|source| matches!(source, Source::Load(_))) {
+            return Ok(None);
+        }
+        self.look_ahead(ino, offset, len)?;
+        self.gather(&plan, offset, len)
+            .map(Some)
+            .map_err(|(error, _)| error)
+    }
+
+    fn plan_read(&self, ino: u64, offset: u64, len: usize) -> Result<Vec<Source>> {
+        let size = self.options.chunk_size as u64;
+        let end = offset.checked_add(len as u64).ok_or(Error::FileTooBig)?;
+        let state = self.state.lock();
+        (offset / size..end.div_ceil(size))
+            .map(|index| self.source(&state, ino, index))
+            .collect()
+    }
+
+    fn source(&self, state: &State, ino: u64, index: u64) -> Result<Source> {
+        Ok(match self.slot(state, ino, index)? {
+            Slot::Hole => Source::Zeros,
+            Slot::Dirty(plain) => Source::Plain(plain),
+            Slot::Named(name) => {
+                let inflight = state.inflight.get(&name).cloned();
+                match inflight.or_else(|| self.cache.peek(&name)) {
+                    Some(plain) => {
+                        self.cache.hits.fetch_add(1, Ordering::Relaxed);
+                        Source::Plain(plain)
+                    }
+                    None => Source::Load(name),
+                }
+            }
+        })
+    }
+
+    fn gather(
+        &self,
+        plan: &[Source],
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<u8>, (Error, ChunkId)> {
+        let size = self.options.chunk_size;
+        let mut out = Vec::with_capacity(len);
+        for source in plan {
+            // The first chunk begins before the range, the last ends after it.
+            let at = ((offset + out.len() as u64) % size as u64) as usize;
+            let end = (at + len - out.len()).min(size);
+            let upto = out.len() + end - at;
+            let loaded;
+            let plain: &[u8] = match source {
+                Source::Zeros => &[],
+                Source::Plain(plain) => plain,
+                Source::Load(name) => {
+                    loaded = self.load(name).map_err(|error| (error, *name))?;
+                    &loaded
+                }
+            };
+            out.extend_from_slice(&plain[at.min(plain.len())..end.min(plain.len())]);
+            out.resize(upto, 0);
+        }
+        Ok(out)
+    }
+
+    /// Has the next chunks decoded when a reader goes through a file in order.
+    fn look_ahead(&self, ino: u64, offset: u64, len: usize) -> Result<()> {
+        if self.ahead.threads == 0 || !self.readers.lock().note(ino, offset, len) {
+            return Ok(());
+        }
+        let size = self.options.chunk_size as u64;
+        let first = (offset + len as u64).div_ceil(size);
+        let names: Vec<ChunkId> = {
+            let state = self.state.lock();
+            let mut names = Vec::new();
+            for index in first..first + 2 * self.ahead.threads as u64 {
+                match self.slot(&state, ino, index)? {
+                    Slot::Named(name) if !state.inflight.contains_key(&name) => names.push(name),
+                    _ => {}
+                }
+            }
+            names
+        };
+        for name in names {
+            if !self.cache.contains(&name) {
+                self.ahead.ask(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The plain bytes of a chunk, through the cache. Threads that want the
+    /// same chunk wait for one of them to decode it.
+    pub(super) fn load(&self, name: &ChunkId) -> Result<Plain> {
+        let load = || {
+            self.cache.misses.fetch_add(1, Ordering::Relaxed);
+            self.fetch(name).map(|(_, plain)| Arc::new(plain))
+        };
+        self.cache.chunks.get_or_insert_with(name, load)
+    }
+
+    /// The row and the plain bytes of a chunk from the store, verified.
+    /// [`Error::Stale`] when there is no such row.
+    pub(super) fn fetch(&self, name: &ChunkId) -> Result<(ChunkRow, Vec<u8>)> {
+        let row = self.store.get(Table::Chunk, &name.0)?.ok_or(Error::Stale)?;
+        let row = ChunkRow::decode(&row)?;
+        let plain = self.store.value(&row.value).and_then(|frame| {
+            let plain = self.codec.decode(&frame, row.plain_len as usize)?;
+            match ChunkId::of(&plain) == *name {
+                true => Ok(plain),
+                false => Err(Error::Corrupt("its bytes do not match its name".into())),
+            }
+        });
+        match plain {
+            Ok(plain) => Ok((row, plain)),
+            Err(Error::Corrupt(what)) => {
+                self.damaged.lock().insert(*name);
+                Err(Error::Corrupt(format!("chunk {name}: {what}")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
