@@ -1,1 +1,193 @@
-//! Collecting value logs.
+//! Collecting value logs: giving back the space of values that nobody needs.
+//!
+//! A log that holds nothing live is removed. What is live in a log that is
+//! mostly garbage is copied out first, and so is the content of small logs
+//! when there are many. Only sealed logs are touched, and only while no value
+//! in them waits for its commit.
+
+use crate::error::{Error, Result};
+use crate::store::{ChunkId, Class, LogRecord, Table};
+
+use super::commit::Swap;
+use super::rows::{self, ChunkRow};
+use super::{Health, Shared};
+
+/// A cold log is copied when less than this part of it is live (in per cent).
+const COLD_LIVE: u64 = 80;
+
+/// The same for hot logs: the drain empties them anyway.
+const HOT_LIVE: u64 = 50;
+
+/// Logs up to this size count as small, and this many of a class are merged.
+const SMALL: u64 = 4 << 20;
+const MANY: usize = 8;
+
+impl Shared {
+    /// Removes what is empty and copies one log if that pays. For the
+    /// background.
+    pub(super) fn collect_some(&self) -> Result<()> {
+        self.collect(1).map(drop)
+    }
+
+    /// Collects until nothing is left that pays.
+    pub(super) fn collect_all(&self) -> Result<()> {
+        // Copying makes new logs, but never ones worth collecting; the bound
+        // is for what others do meanwhile.
+        for _ in 0..16 {
+            if self.collect(usize::MAX)? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One round: removes empty logs, copies out of at most `limit` others.
+    /// Returns how many were copied and removed.
+    fn collect(&self, limit: usize) -> Result<usize> {
+        let (health, tight) = {
+            let mut state = self.state.lock();
+            (state.health, self.is_tight(&mut state))
+        };
+        if self.options.read_only || !matches!(health, Health::Fine | Health::Full) {
+            return Ok(0);
+        }
+        if tight {
+            // Garbage in the logs that are appended to counts as well now.
+            self.store.seal_logs()?;
+        }
+        let mut stuck = self.stuck.lock();
+        let (empty, mut victims): (Vec<_>, Vec<_>) = {
+            // The logs first: a value appended to one after this look at it is
+            // in a log that was not sealed then.
+            let logs = self.store.logs()?;
+            let ledger = self.ledger.lock();
+            logs.into_iter()
+                .filter(|info| info.sealed)
+                .filter_map(|info| Some((info, ledger.live(info.log)?)))
+                .partition(|(_, live)| *live == 0)
+        };
+        for (info, _) in empty {
+            self.store.remove_log(info.log)?;
+        }
+        // Copying needs space before it frees some.
+        if health == Health::Full {
+            return Ok(0);
+        }
+        stuck.retain(|log, _| victims.iter().any(|(info, _)| info.log == *log));
+        victims.retain(|(info, live)| stuck.get(&info.log) != Some(live));
+        let small = |class| {
+            let small = victims
+                .iter()
+                .filter(|(info, _)| info.class == class && info.bytes < SMALL);
+            small.count() >= MANY
+        };
+        let (many_hot, many_cold) = (small(Class::Hot), small(Class::Cold));
+        victims.retain(|(info, live)| {
+            let (part, many) = match info.class {
+                Class::Hot => (HOT_LIVE, many_hot),
+                Class::Cold => (COLD_LIVE, many_cold),
+            };
+            live * 100 < info.bytes * part || (many && info.bytes < SMALL)
+        });
+        victims.sort_by_key(|(info, live)| live * 1000 / info.bytes.max(1));
+        let mut done = 0;
+        for (info, live) in victims.into_iter().take(limit) {
+            if self.drain.stopped() {
+                break;
+            }
+            if self.empty_log(info.log)? {
+                self.store.remove_log(info.log)?;
+                done += 1;
+            } else {
+                stuck.insert(info.log, live);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Copies what is live in a log to others of its class. Says whether
+    /// nothing in it is needed any more.
+    fn empty_log(&self, log: u64) -> Result<bool> {
+        let mut records = Vec::new();
+        let lost = self.store.walk_log(log, &mut |record| {
+            records.push(record);
+            Ok(())
+        })?;
+        if lost > 0 {
+            log::warn!(
+                "{lost} bytes of value log {log} cannot be read; the log is kept if it is needed"
+            );
+        }
+        for record in records {
+            if self.drain.stopped() {
+                return Ok(false);
+            }
+            match self.copy_record(&record) {
+                Err(Error::Corrupt(what)) => {
+                    log::error!("value log {log}: {what}; the log is kept");
+                }
+                result => result?,
+            }
+        }
+        self.sync()?;
+        Ok(self.ledger.lock().live(log) == Some(0))
+    }
+
+    /// Copies one record if the row that owned it still points at it.
+    fn copy_record(&self, record: &LogRecord) -> Result<()> {
+        let append = |class, payload: &[u8]| {
+            self.ledger.lock().append(
+                &*self.store,
+                class,
+                record.owner_table,
+                &record.owner_key,
+                payload,
+            )
+        };
+        match record.owner_table {
+            Table::Chunk => {
+                let Some(row) = self.store.get(Table::Chunk, &record.owner_key)? else {
+                    return Ok(());
+                };
+                let row = ChunkRow::decode(&row)?;
+                let Ok(name) = <[u8; 32]>::try_from(record.owner_key.as_slice()) else {
+                    return Ok(());
+                };
+                let name = ChunkId(name);
+                if row.value != record.value {
+                    return Ok(());
+                }
+                let frame = self.store.value(&row.value).inspect_err(|error| {
+                    if matches!(error, Error::Corrupt(_)) {
+                        self.damaged.lock().insert(name);
+                    }
+                })?;
+                self.submit(Swap {
+                    name,
+                    to: append(row.class, &frame)?,
+                    from: row.value,
+                    kind: row.kind,
+                    class: row.class,
+                });
+            }
+            Table::Xattr => {
+                let key = record.owner_key.as_slice();
+                let owned = self.run(|op| {
+                    let row = op.get(Table::Xattr, key)?;
+                    let value = row.as_deref().map(rows::parse_valued_row).transpose()?;
+                    Ok(value.is_some_and(|(_, value)| value == record.value))
+                })?;
+                if owned {
+                    let to = append(Class::Cold, &self.store.value(&record.value)?)?;
+                    if !self.run(|op| op.move_value(key, &record.value, &to))? {
+                        self.ledger.lock().settle(&to);
+                    }
+                }
+            }
+            // No other rows own values; if one ever does, the log's live
+            // bytes keep it.
+            _ => {}
+        }
+        Ok(())
+    }
+}

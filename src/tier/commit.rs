@@ -1,6 +1,7 @@
 //! The commit thread: from the write buffer into the store.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -74,7 +75,14 @@ pub(super) fn commit_loop(shared: &Arc<Shared>) {
             }
         }
         drop(state);
-        shared.commit(&mut encoded);
+        let commit = AssertUnwindSafe(|| shared.commit(&mut encoded));
+        if catch_unwind(commit).is_err() {
+            // What was frozen stays readable. Nothing may follow it, because
+            // how far it came is unknown.
+            let error = Error::Other("a commit failed; please report this".into());
+            shared.commit_failed(&mut shared.state.lock(), error);
+            shared.done.notify_all();
+        }
     }
 }
 
@@ -409,7 +417,7 @@ impl Shared {
             log::info!("there is space again; writes go on");
         }
         drop(state);
-        self.drain.committed(&frozen.swaps);
+        self.drain.ring();
     }
 
     /// Puts what was frozen back under what has changed meanwhile: the next

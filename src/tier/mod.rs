@@ -18,6 +18,7 @@
 //! Locks: `state` may be held while `ledger` or the store's locks are taken,
 //! never the other way round.
 
+mod check;
 mod collect;
 mod commit;
 mod content;
@@ -43,6 +44,7 @@ use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Space, Store, Table};
 
+pub use check::{Check, check};
 pub use drain::DrainProgress;
 pub use op::Op;
 pub use stats::{ChunkStats, Stats};
@@ -193,12 +195,16 @@ struct Shared {
     /// Chunks that did not verify when read: not to be trusted when the same
     /// bytes are written again.
     damaged: Mutex<HashSet<ChunkId>>,
+    /// Logs that collecting could not empty, with their live bytes then. Held
+    /// while logs are collected, by one thread at a time.
+    stuck: Mutex<HashMap<u64, u64>>,
     drain: drain::Control,
 }
 
 /// See the module's description. Closes itself when dropped.
 pub struct Tier {
     shared: Arc<Shared>,
+    drain: Mutex<Option<JoinHandle<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -258,29 +264,31 @@ impl Tier {
             done: Condvar::new(),
             ledger: Mutex::new(ledger),
             damaged: Mutex::default(),
+            stuck: Mutex::default(),
         });
         let tier = Arc::new(Tier {
             shared: shared.clone(),
+            drain: Mutex::default(),
             threads: Mutex::default(),
         });
         for number in 0..shared.options.decode_threads {
-            tier.spawn(&format!("decode-{number}"), read::decode_loop)?;
+            let thread = tier.spawn(&format!("decode-{number}"), read::decode_loop)?;
+            tier.threads.lock().push(thread);
         }
         if !read_only {
-            tier.spawn("commit", commit::commit_loop)?;
-            tier.spawn("drain", drain::drain_loop)?;
+            let thread = tier.spawn("commit", commit::commit_loop)?;
+            tier.threads.lock().push(thread);
+            *tier.drain.lock() = Some(tier.spawn("drain", drain::drain_loop)?);
         }
         Ok(tier)
     }
 
-    fn spawn(&self, name: &str, body: fn(&Arc<Shared>)) -> Result<()> {
+    fn spawn(&self, name: &str, body: fn(&Arc<Shared>)) -> Result<JoinHandle<()>> {
         let shared = self.shared.clone();
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name(name.into())
             .spawn(move || body(&shared))
-            .map_err(Error::io("starting a thread"))?;
-        self.threads.lock().push(thread);
-        Ok(())
+            .map_err(Error::io("starting a thread"))
     }
 
     /// Performs one operation: everything changed through [`Op`] becomes
@@ -338,13 +346,18 @@ impl Tier {
     pub fn close(&self) -> Result<()> {
         let shared = &self.shared;
         let closed = shared.state.lock().health == Health::Closed;
-        let result = match closed {
-            true => Ok(()),
-            false => {
-                shared.drain.stop();
-                shared.sync()
-            }
-        };
+        // What was written is safe before the drain's threads end: a coder
+        // may need seconds for the chunk that it has begun.
+        let mut result = if closed { Ok(()) } else { shared.sync() };
+        shared.drain.stop();
+        if let Some(drain) = self.drain.lock().take() {
+            // The panic of a thread has been printed; what was acknowledged
+            // is in the store either way.
+            let _ = drain.join();
+        }
+        if !closed {
+            result = result.and(shared.sync());
+        }
         {
             let mut state = shared.state.lock();
             state.stop = true;
@@ -356,8 +369,6 @@ impl Tier {
         shared.wake.notify_all();
         shared.done.notify_all();
         for thread in self.threads.lock().drain(..) {
-            // The panic of a thread has been printed; what was acknowledged
-            // is in the store either way.
             let _ = thread.join();
         }
         result

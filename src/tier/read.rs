@@ -1,6 +1,7 @@
 //! Reading: the cache of plain chunks, and decoding ahead of readers.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -160,8 +161,8 @@ impl Pool {
 pub(super) fn decode_loop(shared: &Arc<Shared>) {
     for name in &shared.ahead.jobs {
         if !shared.cache.contains(&name) {
-            // Whoever reads the chunk meets the same error.
-            let _ = shared.load(&name);
+            // Whoever reads the chunk meets the same error, or panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| shared.load(&name)));
         }
     }
 }

@@ -1,0 +1,402 @@
+//! What the tier does when things go wrong, and beside each other.
+
+use std::time::Instant;
+
+use super::*;
+
+fn tape() -> (Arc<Tape>, Arc<dyn Store>) {
+    let tape = Arc::new(Tape::default());
+    (tape.clone(), tape)
+}
+
+fn write(tier: &Tier, ino: u64, at: u64, data: &[u8]) -> Result<i64> {
+    tier.run(|op| op.write(ino, at, data))
+}
+
+fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !true_now() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    let old = text(1, 3000);
+    write(&tier, 1, 0, &old).unwrap();
+    tier.sync().unwrap();
+    tape.full.store(true, Ordering::SeqCst);
+    let new = text(2, 2000);
+    write(&tier, 2, 100, &new).unwrap();
+    assert!(matches!(tier.sync(), Err(Error::NoSpace)));
+    // What was written is there, more is refused, freeing is allowed.
+    assert_eq!(tier.read(2, 100, 2000).unwrap(), new);
+    assert!(matches!(write(&tier, 3, 0, b"x"), Err(Error::NoSpace)));
+    let name = tier.run(|op| op.put(Table::Dirent, b"n".to_vec(), b"".to_vec()));
+    assert!(matches!(name, Err(Error::NoSpace)));
+    tier.run(|op| op.truncate(1, 500)).unwrap();
+    tier.run(|op| op.put(Table::Inode, b"1".to_vec(), b"500".to_vec()))
+        .unwrap();
+    assert!(matches!(tier.sync(), Err(Error::NoSpace)));
+    assert_eq!(tier.read(1, 0, 600).unwrap()[..500], old[..500]);
+    assert_eq!(tier.read(1, 500, 100).unwrap(), [0; 100]);
+
+    tape.full.store(false, Ordering::SeqCst);
+    tier.sync().unwrap();
+    write(&tier, 3, 0, b"x").unwrap();
+    tier.close().unwrap();
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+    let tier = open(&store);
+    assert_eq!(tier.read(2, 100, 2000).unwrap(), new);
+    assert_eq!(tier.read(1, 0, 500).unwrap(), old[..500]);
+    assert_eq!(tier.read(3, 0, 1).unwrap(), b"x");
+}
+
+#[test]
+fn a_commit_is_tried_again_without_anyone_asking() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    tape.full.store(true, Ordering::SeqCst);
+    write(&tier, 1, 0, &text(1, 1000)).unwrap();
+    assert!(matches!(tier.sync(), Err(Error::NoSpace)));
+    tape.full.store(false, Ordering::SeqCst);
+    wait_until("writes go on", || write(&tier, 1, 0, b"y").is_ok());
+}
+
+#[test]
+fn a_failed_store_can_be_read() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    let old = text(1, 1000);
+    write(&tier, 1, 0, &old).unwrap();
+    tier.sync().unwrap();
+    tape.dead.store(true, Ordering::SeqCst);
+    let new = text(2, 1000);
+    write(&tier, 2, 0, &new).unwrap();
+    assert!(matches!(tier.sync(), Err(Error::Io { .. })));
+    assert!(matches!(tier.sync(), Err(Error::Io { .. })));
+    assert!(matches!(write(&tier, 3, 0, b"x"), Err(Error::ReadOnly)));
+    assert_eq!(tier.read(1, 0, 1000).unwrap(), old);
+    assert_eq!(tier.read(2, 0, 1000).unwrap(), new);
+    assert!(tier.close().is_err());
+    tape.dead.store(false, Ordering::SeqCst);
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+    assert_eq!(open(&store).read(1, 0, 1000).unwrap(), old);
+}
+
+#[test]
+fn damage_is_an_error_and_heals_when_written_again() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    let data = text(1, CHUNK);
+    write(&tier, 1, 0, &data).unwrap();
+    tier.close().unwrap();
+    let tier = open(&store);
+    tape.damage.store(true, Ordering::SeqCst);
+    let error = tier.read(1, 0, 10).unwrap_err();
+    let name = ChunkId::of(&data).to_string();
+    assert!(
+        matches!(&error, Error::Corrupt(what) if what.contains(&name)),
+        "{error}"
+    );
+    // Neither does it become part of something else, nor is it re-coded.
+    assert!(matches!(write(&tier, 1, 3, b"x"), Err(Error::Corrupt(_))));
+    tier.drain(&mut |_| true).unwrap();
+    assert_eq!(tier.stats().unwrap().queue, 1);
+    let before = tape.events.lock().len();
+    write(&tier, 2, 0, &data).unwrap();
+    tier.sync().unwrap();
+    tape.damage.store(false, Ordering::SeqCst);
+    let appended = |event: &Event| matches!(event, Event::Append(_, Table::Chunk, ..));
+    assert_eq!(
+        tape.events.lock()[before..]
+            .iter()
+            .filter(|e| appended(e))
+            .count(),
+        1
+    );
+    tier.close().unwrap();
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+    let tier = open(&store);
+    assert_eq!(tier.read(1, 0, CHUNK).unwrap(), data);
+    assert_eq!(tier.read(2, 0, CHUNK).unwrap(), data);
+}
+
+#[test]
+fn equal_chunks_are_stored_once() {
+    let store = memory();
+    let tier = open(&store);
+    let data = text(1, 4 * CHUNK);
+    for ino in 1..=5 {
+        write(&tier, ino, 0, &data).unwrap();
+        tier.sync().unwrap();
+    }
+    let stats = tier.stats().unwrap();
+    assert_eq!(stats.chunks.iter().map(|c| c.chunks).sum::<u64>(), 4);
+    assert_eq!(
+        (stats.references, stats.referenced),
+        (20, 5 * data.len() as u64)
+    );
+    for ino in 1..=5 {
+        tier.run(|op| op.truncate(ino, 0)).unwrap();
+    }
+    tier.sync().unwrap();
+    assert_eq!(tier.stats().unwrap().chunks, []);
+}
+
+#[test]
+fn readers_see_the_same_bytes_during_a_drain() {
+    let store = memory();
+    let tier = Tier::open(
+        store.clone(),
+        Arc::default(),
+        Options {
+            // Nothing is served from the cache.
+            cache_bytes: 0,
+            quiet: Duration::ZERO,
+            drain_threads: 2,
+            ..options()
+        },
+    )
+    .unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (tier, stop) = (&tier, &stop);
+        for ino in 1..=3u64 {
+            write(tier, ino, 0, &text(ino, 20 * CHUNK)).unwrap();
+            scope.spawn(move || {
+                let expected = text(ino, 20 * CHUNK);
+                while !stop.load(Ordering::SeqCst) {
+                    assert_eq!(tier.read(ino, 0, expected.len()).unwrap(), expected);
+                }
+            });
+        }
+        scope.spawn(move || {
+            for seed in 100.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                let data = text(seed, 10 * CHUNK);
+                write(tier, 9, 0, &data).unwrap();
+                assert_eq!(tier.read(9, 0, data.len()).unwrap(), data);
+            }
+        });
+        for _ in 0..20 {
+            let mut last = DrainProgress::default();
+            tier.drain(&mut |progress| {
+                assert!(progress.chunks_done <= progress.chunks_total);
+                assert!(progress.plain_done <= progress.plain_total);
+                last = *progress;
+                true
+            })
+            .unwrap();
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    tier.close().unwrap();
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+}
+
+#[test]
+fn quiet_chunks_become_cold_by_themselves() {
+    let store = memory();
+    let tier = Tier::open(
+        store.clone(),
+        Arc::default(),
+        Options {
+            quiet: Duration::from_millis(100),
+            drain_threads: 1,
+            ..options()
+        },
+    )
+    .unwrap();
+    write(&tier, 1, 0, &text(1, 9 * CHUNK)).unwrap();
+    tier.sync().unwrap();
+    assert_eq!(tier.stats().unwrap().queue, 9);
+    wait_until("the queue is empty", || tier.stats().unwrap().queue == 0);
+    tier.close().unwrap();
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_drain_can_be_stopped() {
+    let store = memory();
+    let tier = open(&store);
+    write(&tier, 1, 0, &text(1, 100 * CHUNK)).unwrap();
+    tier.drain(&mut |_| false).unwrap();
+    tier.drain(&mut |_| true).unwrap();
+    assert_eq!(tier.stats().unwrap().queue, 0);
+}
+
+#[test]
+fn sequential_readers_find_the_next_chunks_decoded() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    let data = text(1, 40 * CHUNK);
+    write(&tier, 1, 0, &data).unwrap();
+    tier.close().unwrap();
+    let tier = open(&store);
+    for chunk in 0..4 {
+        let at = chunk * CHUNK;
+        let found = tier.read(1, at as u64, CHUNK).unwrap();
+        assert_eq!(found, data[at..at + CHUNK]);
+    }
+    wait_until("the next chunks are there", || {
+        let next = tier.try_read(1, 4 * CHUNK as u64, 2 * CHUNK).unwrap();
+        next.is_some_and(|next| next == data[4 * CHUNK..6 * CHUNK])
+    });
+    // Whoever jumps about gets nothing that was not asked for.
+    let tier = open(&store);
+    let before = tape.loads.load(Ordering::SeqCst);
+    for chunk in [30, 3, 17, 9, 25] {
+        tier.read(1, chunk * CHUNK as u64, CHUNK).unwrap();
+    }
+    assert_eq!(tape.loads.load(Ordering::SeqCst) - before, 5);
+}
+
+#[test]
+fn readers_of_one_chunk_share_a_load() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    write(&tier, 1, 0, &text(1, CHUNK)).unwrap();
+    tier.close().unwrap();
+    let tier = open(&store);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| tier.read(1, 0, CHUNK).unwrap());
+        }
+    });
+    assert_eq!(tape.loads.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn the_dispatcher_does_not_wait() {
+    let store = memory();
+    let tier = open(&store);
+    write(&tier, 1, 0, &text(1, 2 * CHUNK)).unwrap();
+    assert!(tier.try_read(1, 0, 10).unwrap().is_some());
+    tier.close().unwrap();
+    let tier = open(&store);
+    assert_eq!(tier.try_read(1, 0, 10).unwrap(), None);
+    assert_eq!(tier.try_run(|op| op.write(1, 3, b"abc")).unwrap(), None);
+    assert_eq!(
+        tier.try_run(|op| op.write(1, 0, &text(2, CHUNK))).unwrap(),
+        Some(0)
+    );
+    tier.read(1, 0, 2 * CHUNK).unwrap();
+    assert!(tier.try_read(1, 0, 2 * CHUNK).unwrap().is_some());
+    assert_eq!(tier.try_run(|op| op.write(1, 3, b"abc")).unwrap(), Some(0));
+}
+
+#[test]
+fn writers_wait_and_memory_stays_bounded() {
+    let store = memory();
+    let limit = 64 << 10;
+    let tier = Tier::open(
+        store.clone(),
+        Arc::default(),
+        Options {
+            dirty_bytes: limit,
+            ..options()
+        },
+    )
+    .unwrap();
+    for at in 0..100u64 {
+        write(&tier, at, 0, &text(at, 16 << 10)).unwrap();
+        // One operation may go over the limit, a second may not begin.
+        let dirty = tier.stats().unwrap().dirty;
+        assert!(dirty <= (limit + (32 << 10)) as u64, "{dirty}");
+    }
+    for at in 0..100u64 {
+        assert_eq!(tier.read(at, 0, 16 << 10).unwrap(), text(at, 16 << 10));
+    }
+}
+
+#[test]
+fn syncs_share_a_commit() {
+    let (tape, store) = tape();
+    let tier = Tier::open(
+        store,
+        Arc::default(),
+        Options {
+            commit_every: Duration::from_secs(3600),
+            ..options()
+        },
+    )
+    .unwrap();
+    std::thread::scope(|scope| {
+        for ino in 0..64 {
+            let tier = &tier;
+            scope.spawn(move || {
+                write(tier, ino, 0, b"abc").unwrap();
+                tier.sync().unwrap();
+            });
+        }
+    });
+    assert!(tape.commits.load(Ordering::SeqCst) <= 64);
+    let before = tape.commits.load(Ordering::SeqCst);
+    tier.sync().unwrap();
+    assert_eq!(tape.commits.load(Ordering::SeqCst), before);
+}
+
+#[test]
+fn a_panic_inside_an_operation_takes_it_back() {
+    let store = memory();
+    let tier = open(&store);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        tier.run(|op| -> Result<()> {
+            op.write(1, 0, b"half")?;
+            std::panic::resume_unwind(Box::new(()))
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(tier.read(1, 0, 4).unwrap(), [0; 4]);
+    write(&tier, 1, 0, b"whole").unwrap();
+    tier.sync().unwrap();
+}
+
+#[test]
+fn many_small_logs_are_merged() {
+    let store = memory();
+    let mut values = HashMap::new();
+    for round in 0..20u64 {
+        let tier = open(&store);
+        write(&tier, round, 0, &text(round, 3 * CHUNK)).unwrap();
+        values.insert(round, text(round, 3 * CHUNK));
+        tier.drain(&mut |_| true).unwrap();
+        tier.close().unwrap();
+        store.seal_logs().unwrap();
+    }
+    assert!(store.logs().unwrap().len() < 12, "{:?}", store.logs());
+    let tier = open(&store);
+    for (ino, data) in values {
+        assert_eq!(tier.read(ino, 0, data.len()).unwrap(), data);
+    }
+}
+
+#[test]
+fn a_read_only_tier_changes_nothing() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    write(&tier, 1, 0, b"abc").unwrap();
+    tier.close().unwrap();
+    let before = tape.events.lock().len();
+    let tier = Tier::open(
+        store,
+        Arc::default(),
+        Options {
+            read_only: true,
+            ..options()
+        },
+    )
+    .unwrap();
+    assert_eq!(tier.read(1, 0, 3).unwrap(), b"abc");
+    assert!(matches!(write(&tier, 1, 0, b"x"), Err(Error::ReadOnly)));
+    assert!(matches!(tier.drain(&mut |_| true), Err(Error::ReadOnly)));
+    tier.sync().unwrap();
+    tier.close().unwrap();
+    assert_eq!(tape.events.lock().len(), before);
+}
