@@ -67,7 +67,7 @@ impl Shared {
                 .partition(|(_, live)| *live == 0)
         };
         for (info, _) in empty {
-            self.store.remove_log(info.log)?;
+            self.remove_if_dead(info.log)?;
         }
         // Copying needs space before it frees some.
         if health == Health::Full {
@@ -96,7 +96,6 @@ impl Shared {
                 break;
             }
             if self.empty_log(info.log)? {
-                self.store.remove_log(info.log)?;
                 done += 1;
             } else {
                 stuck.insert(info.log, live);
@@ -105,8 +104,8 @@ impl Shared {
         Ok(done)
     }
 
-    /// Copies what is live in a log to others of its class. Says whether
-    /// nothing in it is needed any more.
+    /// Copies what is live in a log to others of its class and removes it.
+    /// Says whether that worked.
     fn empty_log(&self, log: u64) -> Result<bool> {
         let mut records = Vec::new();
         let lost = self.store.walk_log(log, &mut |record| {
@@ -130,7 +129,19 @@ impl Shared {
             }
         }
         self.sync()?;
-        Ok(self.ledger.lock().live(log) == Some(0))
+        self.remove_if_dead(log)
+    }
+
+    /// Removes a sealed log if no row needs it, now or after a power cut.
+    fn remove_if_dead(&self, log: u64) -> Result<bool> {
+        // In this order: a commit that is not known to be durable says so
+        // before the ledger hears of it.
+        let live = self.ledger.lock().live(log);
+        let dead = live == Some(0) && !self.state.lock().unsure;
+        if dead {
+            self.store.remove_log(log)?;
+        }
+        Ok(dead)
     }
 
     /// Copies one record if the row that owned it still points at it.

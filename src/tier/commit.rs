@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::codec::Kind;
 use crate::error::{Error, Result};
-use crate::store::{Batch, ChunkId, Class, Table, ValueRef};
+use crate::store::{Batch, ChunkId, Class, Space, Table, ValueRef};
 
 use super::overlay::Layer;
 use super::rows::{self, ChunkRow, Counters, RUN};
@@ -17,7 +17,7 @@ use super::{Health, Plain, Shared, State};
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Space on the disk that writes leave alone, so that deleting still works:
-/// the database needs room to record it.
+/// the database needs room to record it, and the store keeps some for itself.
 const RESERVE: u64 = 32 << 20;
 
 /// How old a figure of the free space may be.
@@ -111,25 +111,20 @@ impl Shared {
 
     /// Whether writes would leave too little space for anything else.
     pub(super) fn is_tight(&self, state: &mut State) -> bool {
-        let tight = |state: &State| {
-            let reserve = RESERVE.min(state.space.capacity / 16);
-            state.space.available < reserve + state.waiting_bytes() as u64
-        };
-        if tight(state) {
+        let tight = |state: &State| state.space.available < RESERVE + state.waiting_bytes() as u64;
+        if tight(state) && state.space_taken.elapsed() > SPACE_AGE {
             // Believe it only when it is fresh: space may have been freed.
-            self.refresh_space(state);
+            let space = self.look_at_space();
+            state.set_space(space);
         }
         tight(state)
     }
 
-    fn refresh_space(&self, state: &mut State) {
-        if state.space_taken.elapsed() > SPACE_AGE {
-            state.space_taken = Instant::now();
-            match self.store.space() {
-                Ok(space) => state.space = space,
-                Err(error) => log::warn!("cannot tell how much space is left: {error}"),
-            }
-        }
+    fn look_at_space(&self) -> Option<Space> {
+        let space = self.store.space();
+        space
+            .inspect_err(|error| log::warn!("cannot tell how much space is left: {error}"))
+            .ok()
     }
 
     /// One commit of everything that is pending.
@@ -144,7 +139,7 @@ impl Shared {
         match frozen {
             Err(error) => self.commit_failed(&mut self.state.lock(), error),
             Ok(frozen) => match self.write_out(&frozen, encoded) {
-                Ok(outcome) => self.commit_done(frozen, outcome, encoded),
+                Ok((outcome, result)) => self.commit_done(frozen, outcome, encoded, result),
                 Err(error) => self.thaw(frozen, error),
             },
         }
@@ -223,11 +218,21 @@ impl Shared {
         })
     }
 
-    /// Brings what was frozen into the store.
-    fn write_out(&self, frozen: &Frozen, encoded: &mut Encoded) -> Result<Outcome> {
+    /// Brings what was frozen into the store. The inner result tells whether
+    /// it is durable; after an error of the outer one the store has nothing.
+    fn write_out(&self, frozen: &Frozen, encoded: &mut Encoded) -> Result<(Outcome, Result<()>)> {
         let mut outcome = self.plan(frozen, encoded)?;
-        self.store.commit(std::mem::take(&mut outcome.batch))?;
-        Ok(outcome)
+        // Tells afterwards whether a commit that failed was applied all the
+        // same: its reference counts must not be counted twice.
+        let mark = frozen.epoch.to_be_bytes();
+        outcome.batch.put(Table::Meta, rows::EPOCH, mark);
+        match self.store.commit(std::mem::take(&mut outcome.batch)) {
+            Ok(()) => Ok((outcome, Ok(()))),
+            Err(error) => match self.store.get(Table::Meta, rows::EPOCH)? {
+                Some(row) if row == mark => Ok((outcome, Err(error))),
+                _ => Err(error),
+            },
+        }
     }
 
     fn plan(&self, frozen: &Frozen, encoded: &mut Encoded) -> Result<Outcome> {
@@ -382,8 +387,18 @@ impl Shared {
         Ok(())
     }
 
-    /// Everything frozen is durable.
-    fn commit_done(&self, frozen: Frozen, outcome: Outcome, encoded: &mut Encoded) {
+    /// The store has everything that was frozen; it is durable if `result`
+    /// says so, and otherwise with the next commit that succeeds.
+    fn commit_done(
+        &self,
+        frozen: Frozen,
+        outcome: Outcome,
+        encoded: &mut Encoded,
+        result: Result<()>,
+    ) {
+        // First of all: nothing may be removed because of a commit that a
+        // power cut could still undo.
+        self.state.lock().unsure = result.is_err();
         {
             let mut ledger = self.ledger.lock();
             ledger.committed(outcome.logs);
@@ -405,16 +420,25 @@ impl Shared {
         for (name, plain) in frozen.fresh {
             self.cache.insert(name, plain);
         }
+        let old = self.state.lock().space_taken.elapsed() > SPACE_AGE;
+        let space = old.then(|| self.look_at_space());
         let mut state = self.state.lock();
         state.frozen = None;
         state.inflight.clear();
         state.inflight_bytes = 0;
-        state.durable = frozen.epoch + 1;
         state.counters = outcome.counters;
-        self.refresh_space(&mut state);
-        if state.health == Health::Full {
-            state.health = Health::Fine;
-            log::info!("there is space again; writes go on");
+        if let Some(space) = space {
+            state.set_space(space);
+        }
+        match result {
+            Ok(()) => {
+                state.durable = frozen.epoch + 1;
+                if state.health == Health::Full {
+                    state.health = Health::Fine;
+                    log::info!("there is space again; writes go on");
+                }
+            }
+            Err(error) => self.commit_failed(&mut state, error),
         }
         drop(state);
         self.drain.ring();
@@ -457,6 +481,13 @@ impl Shared {
             }
         }
         state.failure = Some((error, Instant::now()));
+    }
+}
+
+impl State {
+    fn set_space(&mut self, space: Option<Space>) {
+        self.space_taken = Instant::now();
+        self.space = space.unwrap_or(self.space);
     }
 }
 

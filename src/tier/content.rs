@@ -516,7 +516,7 @@ impl Op<'_> {
                 break;
             }
             index += 1;
-            if index % RUN == 0 {
+            if index.is_multiple_of(RUN) {
                 run = self.shared.run_row(self.state, ino, index)?;
             }
         }

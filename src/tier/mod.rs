@@ -128,6 +128,9 @@ struct State {
     /// Number of the next freeze, and the first that is not yet durable.
     epoch: u64,
     durable: u64,
+    /// The store took a commit but said that it may not be durable: the next
+    /// one has to prove it, even if nothing else is pending.
+    unsure: bool,
     /// Someone waits for a commit.
     urgent: bool,
     /// Commits begun, and which of them failed last, why and when.
@@ -144,7 +147,8 @@ struct State {
 
 impl State {
     fn has_pending(&self) -> bool {
-        !(self.pending.is_empty() && self.dirty.is_empty() && self.swaps.is_empty())
+        let nothing = self.pending.is_empty() && self.dirty.is_empty() && self.swaps.is_empty();
+        !nothing || self.unsure
     }
 
     /// Bytes of memory that wait for a commit.
@@ -228,6 +232,10 @@ impl Tier {
             Some(row) => Counters::decode(&row)?,
             None => Counters::default(),
         };
+        let epoch = match store.get(Table::Meta, rows::EPOCH)? {
+            Some(row) => rows::parse_u64(&row)?.saturating_add(1),
+            None => 1,
+        };
         let ledger = Ledger::load(&*store)?;
         let space = store.space()?;
         let read_only = options.read_only;
@@ -248,8 +256,9 @@ impl Tier {
                 inflight_bytes: 0,
                 swaps: Vec::new(),
                 since: None,
-                epoch: 1,
-                durable: 1,
+                epoch,
+                durable: epoch,
+                unsure: false,
                 urgent: false,
                 attempts: 0,
                 failed: 0,

@@ -33,6 +33,10 @@ const OPEN_TABLES: [Table; 5] = [
 /// Names of `Meta` rows begin with this, unless they are the tier's own.
 const META_PREFIX: &[u8] = b"v.";
 
+/// Longest row, key and value together: the store refuses little more, and a
+/// row that it refuses must not get as far as a commit.
+const ROW_LIMIT: usize = 6000;
+
 /// One operation of [`Shared::run`]: reads see its own changes and all
 /// earlier ones.
 pub struct Op<'a> {
@@ -157,7 +161,9 @@ impl<'a> Op<'a> {
         if table == Table::Dirent && self.state.health == Health::Full {
             return Err(Error::NoSpace);
         }
-        self.set_row(table, key, Some(value.into()));
+        let value = value.into();
+        check_length(&key, &value)?;
+        self.set_row(table, key, Some(value));
         Ok(())
     }
 
@@ -205,6 +211,7 @@ impl<'a> Op<'a> {
             self.add_live(log, value.log_bytes(key.len()) as i64);
         }
         let row = rows::valued_row(prefix, &value)?;
+        check_length(&key, &row)?;
         self.set_row(table, key, Some(row));
         Ok(())
     }
@@ -268,6 +275,13 @@ impl<'a> Op<'a> {
     fn add_live(&mut self, log: u64, change: i64) {
         self.state.pending.add_live(log, change);
         self.undo.push(Undo::Live(log, change));
+    }
+}
+
+fn check_length(key: &[u8], value: &[u8]) -> Result<()> {
+    match key.len() + value.len() > ROW_LIMIT {
+        true => Err(Error::Invalid("a row is longer than the store allows")),
+        false => Ok(()),
     }
 }
 

@@ -180,13 +180,15 @@ impl Shared {
         let mut lost = 0;
         loop {
             let plan = self.plan_read(ino, offset, len)?;
-            self.look_ahead(ino, offset, len)?;
             // All but the first in parallel to this thread.
             let loads = plan.iter().filter_map(|source| match source {
                 Source::Load(name) => Some(*name),
                 _ => None,
             });
             loads.skip(1).for_each(|name| self.ahead.ask(name));
+            if lost == 0 {
+                self.look_ahead(ino, offset, len)?;
+            }
             match self.gather(&plan, offset, len) {
                 Err((Error::Stale, name)) => {
                     lost += 1;

@@ -13,6 +13,9 @@ pub const RUN: u64 = 32;
 /// Name of the `Meta` row that holds [`Counters`].
 pub const COUNTERS: &[u8] = b"t.counters";
 
+/// Name of the `Meta` row that holds the number of the last commit.
+pub const EPOCH: &[u8] = b"t.epoch";
+
 const CHUNK_VERSION: u8 = 1;
 const COUNTERS_VERSION: u8 = 1;
 

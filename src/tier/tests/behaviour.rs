@@ -67,6 +67,24 @@ fn a_commit_is_tried_again_without_anyone_asking() {
 }
 
 #[test]
+fn a_commit_that_failed_but_was_applied_counts_once() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    let data = text(1, 3 * CHUNK);
+    tape.doubtful.store(true, Ordering::SeqCst);
+    write(&tier, 1, 0, &data).unwrap();
+    assert!(matches!(tier.sync(), Err(Error::NoSpace)));
+    assert_eq!(tier.read(1, 0, data.len()).unwrap(), data);
+    // Not durable before a commit has said so.
+    let before = tape.commits.load(Ordering::SeqCst);
+    tier.sync().unwrap();
+    assert_eq!(tape.commits.load(Ordering::SeqCst), before + 1);
+    tier.close().unwrap();
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+    assert_eq!(open(&store).read(1, 0, data.len()).unwrap(), data);
+}
+
+#[test]
 fn a_failed_store_can_be_read() {
     let (tape, store) = tape();
     let tier = open(&store);
@@ -149,7 +167,8 @@ fn equal_chunks_are_stored_once() {
 
 #[test]
 fn readers_see_the_same_bytes_during_a_drain() {
-    let store = memory();
+    let (tape, store) = tape();
+    tape.slow.store(true, Ordering::SeqCst);
     let tier = Tier::open(
         store.clone(),
         Arc::default(),
@@ -184,7 +203,7 @@ fn readers_see_the_same_bytes_during_a_drain() {
                 assert_eq!(tier.read(9, 0, data.len()).unwrap(), data);
             }
         });
-        for _ in 0..20 {
+        for _ in 0..8 {
             let mut last = DrainProgress::default();
             tier.drain(&mut |progress| {
                 assert!(progress.chunks_done <= progress.chunks_total);
@@ -378,6 +397,22 @@ fn many_small_logs_are_merged() {
 }
 
 #[test]
+fn values_on_their_way_into_a_commit_are_not_garbage() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    let data = text(1, CHUNK);
+    let gate = tape.gate.lock();
+    write(&tier, 1, 0, &data).unwrap();
+    wait_until("the value is appended", || store.logs().unwrap().len() == 1);
+    store.seal_logs().unwrap();
+    tier.shared.collect_some().unwrap();
+    drop(gate);
+    tier.close().unwrap();
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+    assert_eq!(open(&store).read(1, 0, CHUNK).unwrap(), data);
+}
+
+#[test]
 fn a_read_only_tier_changes_nothing() {
     let (tape, store) = tape();
     let tier = open(&store);
@@ -399,4 +434,47 @@ fn a_read_only_tier_changes_nothing() {
     tier.sync().unwrap();
     tier.close().unwrap();
     assert_eq!(tape.events.lock().len(), before);
+}
+
+/// Not a test of correctness: `cargo test --lib tier -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures speed"]
+fn speed() {
+    let words: Vec<u8> = std::iter::repeat_n(text(1, 4000), 300).flatten().collect();
+    for (step, dirty) in [
+        (4 << 10, 1 << 30),
+        (1 << 20, 1 << 30),
+        (4 << 10, 64 << 20),
+        (1 << 20, 64 << 20),
+    ] {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let tier = Tier::open(
+            store,
+            Arc::default(),
+            Options {
+                chunk_size: 64 << 10,
+                dirty_bytes: dirty,
+                commit_every: Duration::from_millis(300),
+                ..options()
+            },
+        )
+        .unwrap();
+        let total = 256u64 << 20;
+        let begun = Instant::now();
+        for at in (0..total).step_by(step) {
+            let from = (at as usize / 7) % (words.len() - step);
+            write(&tier, 1, at, &words[from..from + step]).unwrap();
+        }
+        let buffered = begun.elapsed();
+        tier.sync().unwrap();
+        let synced = begun.elapsed();
+        let rate = |time: Duration| total as f64 / 1e6 / time.as_secs_f64();
+        println!(
+            "writes of {} KiB, buffer {} MiB: {:.0} MB/s, with sync {:.0} MB/s",
+            step >> 10,
+            dirty >> 20,
+            rate(buffered),
+            rate(synced),
+        );
+    }
 }

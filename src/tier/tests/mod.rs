@@ -66,6 +66,12 @@ struct Tape {
     events: Mutex<Vec<Event>>,
     full: AtomicBool,
     dead: AtomicBool,
+    /// The next commit is applied but reports a full disk.
+    doubtful: AtomicBool,
+    /// Commits take a while, so that more happens beside them.
+    slow: AtomicBool,
+    /// Commits wait for this.
+    gate: Mutex<()>,
     commits: AtomicU64,
     /// Values read are damaged.
     damage: AtomicBool,
@@ -79,6 +85,9 @@ impl Default for Tape {
             events: Mutex::default(),
             full: AtomicBool::default(),
             dead: AtomicBool::default(),
+            doubtful: AtomicBool::default(),
+            slow: AtomicBool::default(),
+            gate: Mutex::default(),
             commits: AtomicU64::default(),
             damage: AtomicBool::default(),
             loads: AtomicU64::default(),
@@ -147,10 +156,18 @@ impl Store for Tape {
 
     fn commit(&self, batch: Batch) -> Result<()> {
         self.fail()?;
+        drop(self.gate.lock());
+        if self.slow.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         self.commits.fetch_add(1, Ordering::SeqCst);
         let mut events = self.events.lock();
         events.push(Event::Commit(batch.clone()));
-        self.inner.commit(batch)
+        self.inner.commit(batch)?;
+        match self.doubtful.swap(false, Ordering::SeqCst) {
+            true => Err(Error::NoSpace),
+            false => Ok(()),
+        }
     }
 
     fn append(
