@@ -13,11 +13,14 @@ use crate::error::{Error, Result};
 pub enum Kind {
     Raw = 0,
     Zstd = 1,
+    /// Adaptive contexts over the vocabulary of a model, without the model.
+    Mix = 2,
+    /// The same, mixed with what the language model predicts.
     Lm = 3,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::Raw, Kind::Zstd, Kind::Lm];
+    pub const ALL: [Kind; 4] = [Kind::Raw, Kind::Zstd, Kind::Mix, Kind::Lm];
 
     /// The codec that a frame names.
     pub fn of(frame: &[u8]) -> Result<Kind> {
@@ -27,6 +30,7 @@ impl Kind {
         match first & 0x0f {
             0 => Ok(Kind::Raw),
             1 => Ok(Kind::Zstd),
+            2 => Ok(Kind::Mix),
             3 => Ok(Kind::Lm),
             other => Err(Error::NewerFormat {
                 what: "a chunk frame".into(),
@@ -60,7 +64,7 @@ impl Codec {
             Kind::Raw => frame[1..].to_vec(),
             Kind::Zstd => zstd::bulk::decompress(&frame[1..], plain_len)
                 .map_err(|e| Error::Corrupt(format!("a zstd frame: {e}")))?,
-            Kind::Lm => return Err(Error::NotSupported),
+            Kind::Mix | Kind::Lm => return Err(Error::NotSupported),
         };
         if plain.len() != plain_len {
             return Err(Error::Corrupt("a chunk frame has the wrong length".into()));

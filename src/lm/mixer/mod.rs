@@ -1,0 +1,1 @@
+//! Online mixing of the model's prediction with what the chunk has taught.

@@ -1,0 +1,1 @@
+//! The integer transformer and its file.
