@@ -49,8 +49,14 @@ class Shards:
     def __init__(self, folder):
         self.names = list(SHARE)
         self.share = np.array(list(SHARE.values()))
-        self.train = {d: np.memmap(f"{folder}/{d}.u16", np.uint16, "r") for d in SHARE}
-        self.held = {d: np.memmap(f"{folder}/{d}.held.u16", np.uint16, "r") for d in SHARE}
+        self.train, self.held = ({d: self.shard(f"{folder}/{d}{kind}.u16") for d in SHARE} for kind in ("", ".held"))
+        short = [d for d in SHARE if len(self.train[d]) <= CONTEXT]
+        if short:
+            raise SystemExit(f"train.py: {folder} lacks text of {', '.join(short)}: run data.py with more sources, or change SHARE")
+
+    def shard(self, path):
+        """Token ids; empty where there is no such file. Too little held-out text is no error: its figure is not printed."""
+        return np.memmap(path, np.uint16, "r") if os.path.exists(path) and os.path.getsize(path) > 0 else np.empty(0, np.uint16)
 
     def window(self, ids, rng):
         at = rng.integers(0, len(ids) - CONTEXT)
@@ -160,6 +166,8 @@ def evaluate(model, shards, lengths, device):
     """Bits per byte on the held-out windows of each domain."""
     out = {}
     for domain in shards.names:
+        if len(shards.held[domain]) <= CONTEXT:
+            continue
         x = shards.held_out(domain)
         targets = x[:, 1:]
         loss = model(x[:, :-1].to(device), targets.to(device)).item()
@@ -214,7 +222,7 @@ def main():
     def bits_per_byte():
         if rank == 0:
             figures = evaluate(model, shards, lengths, a.device)
-            mean = sum(figures[d] * SHARE[d] for d in figures) / sum(SHARE.values())
+            mean = sum(figures[d] * SHARE[d] for d in figures) / max(1e-9, sum(SHARE[d] for d in figures))
             report("bits per byte " + " ".join(f"{d} {v:.4f}" for d, v in figures.items()) + f" | by share {mean:.4f}")
 
     report(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, {world} processes on {a.device}, "
