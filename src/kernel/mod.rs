@@ -276,8 +276,9 @@ pub fn named(name: &str) -> Result<&'static dyn Arithmetic> {
 /// The kernel to use: that of `LACONICFS_KERNEL`, otherwise the best one.
 pub fn selected() -> Result<&'static dyn Arithmetic> {
     match std::env::var("LACONICFS_KERNEL") {
-        Ok(name) if !name.is_empty() => named(&name)
-            .map_err(|e| Error::Model(format!("the variable LACONICFS_KERNEL: {e}"))),
+        Ok(name) if !name.is_empty() => {
+            named(&name).map_err(|e| Error::Model(format!("the variable LACONICFS_KERNEL: {e}")))
+        }
         _ => Ok(available()[available().len() - 1]),
     }
 }
