@@ -16,3 +16,4 @@ mod table;
 pub use errno::errno;
 pub use options::MountOptions;
 pub use session::{Session, mount, unmount};
+pub use table::{FSTYPE, Mounted, holding, mounted_on, resolve};

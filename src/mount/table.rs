@@ -9,14 +9,14 @@ use std::process::Command;
 use crate::error::{Error, Result};
 
 /// The file system type that our mounts show.
-pub(super) const FSTYPE: &str = "fuse.laconicfs";
+pub const FSTYPE: &str = "fuse.laconicfs";
 
 /// The part of it that is ours.
 pub(super) const SUBTYPE: &str = "laconicfs";
 
 /// One line of /proc/self/mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mounted {
+pub struct Mounted {
     /// `major:minor` of the file system.
     pub device: String,
     pub dir: PathBuf,
@@ -26,11 +26,22 @@ pub(super) struct Mounted {
 
 /// What is mounted on `dir`, topmost, or `None` when nothing is.
 /// `dir` must be as the kernel writes it: absolute, without links.
-pub(super) fn mounted_on(dir: &Path) -> Result<Option<Mounted>> {
+pub fn mounted_on(dir: &Path) -> Result<Option<Mounted>> {
     let table = std::fs::read("/proc/self/mountinfo")
         .map_err(Error::io("reading /proc/self/mountinfo"))?;
     // Later lines cover earlier ones.
     Ok(parse(&table).filter(|mount| mount.dir == dir).last())
+}
+
+/// The laconicfs mount that `path` lies in, itself included. `path` must be as
+/// for [`mounted_on`]; what is at it is not looked at.
+pub fn holding(path: &Path) -> Result<Option<Mounted>> {
+    let table = std::fs::read("/proc/self/mountinfo")
+        .map_err(Error::io("reading /proc/self/mountinfo"))?;
+    // The deepest mount point holds it, and of equals the last.
+    let around = parse(&table).filter(|mount| path.starts_with(&mount.dir));
+    let deepest = around.max_by_key(|mount| mount.dir.components().count());
+    Ok(deepest.filter(|mount| mount.fstype == FSTYPE))
 }
 
 /// Whether a file system with this device is mounted anywhere.
@@ -76,7 +87,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 
 /// `dir` as the mount table would name it. Does not need `dir` itself to
 /// answer, so that a dead mount can be named.
-pub(super) fn resolve(dir: &Path) -> io::Result<PathBuf> {
+pub fn resolve(dir: &Path) -> io::Result<PathBuf> {
     match std::fs::canonicalize(dir) {
         Err(error) if is_dead(&error) => {
             let absolute = std::path::absolute(dir)?;

@@ -29,6 +29,7 @@ mod op;
 mod overlay;
 mod read;
 mod rows;
+mod scrub;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,8 @@ use crate::store::{ChunkId, Space, Store, Table};
 pub use check::{Check, check};
 pub use drain::DrainProgress;
 pub use op::Op;
-pub use stats::{ChunkStats, Stats};
+pub use scrub::{Damage, scrub};
+pub use stats::{ChunkStats, Footprint, Stats};
 
 use commit::Swap;
 use ledger::Ledger;
@@ -348,6 +350,12 @@ impl Tier {
     /// The tier in figures.
     pub fn stats(&self) -> Result<Stats> {
         self.shared.stats()
+    }
+
+    /// What the stored chunks of a file take; changes that wait for a commit
+    /// do not count yet.
+    pub fn footprint(&self, ino: u64) -> Result<Footprint> {
+        self.shared.footprint(ino)
     }
 
     /// Commits everything and stops the threads. Later changes are refused;
