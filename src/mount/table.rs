@@ -27,16 +27,16 @@ pub(super) struct Mounted {
 /// What is mounted on `dir`, topmost, or `None` when nothing is.
 /// `dir` must be as the kernel writes it: absolute, without links.
 pub(super) fn mounted_on(dir: &Path) -> Result<Option<Mounted>> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(Error::io("reading /proc/self/mountinfo"))?;
+    let table =
+        std::fs::read("/proc/self/mountinfo").map_err(Error::io("reading /proc/self/mountinfo"))?;
     // Later lines cover earlier ones.
     Ok(parse(&table).filter(|mount| mount.dir == dir).last())
 }
 
 /// Whether a file system with this device is mounted anywhere.
 pub(super) fn is_mounted(device: &str) -> Result<bool> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(Error::io("reading /proc/self/mountinfo"))?;
+    let table =
+        std::fs::read("/proc/self/mountinfo").map_err(Error::io("reading /proc/self/mountinfo"))?;
     Ok(parse(&table).any(|mount| mount.device == device))
 }
 
@@ -64,7 +64,15 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     while let [first, tail @ ..] = rest {
         rest = tail;
         match (first, tail) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+            (
+                b'\\',
+                [
+                    a @ b'0'..=b'3',
+                    b @ b'0'..=b'7',
+                    c @ b'0'..=b'7',
+                    after @ ..,
+                ],
+            ) => {
                 out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
                 rest = after;
             }
