@@ -332,6 +332,16 @@ impl Tier {
         self.shared.try_read(ino, offset, len)
     }
 
+    /// Plain bytes of a chunk.
+    pub fn chunk_size(&self) -> usize {
+        self.shared.options.chunk_size
+    }
+
+    /// The store beneath, to be read only.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
+    }
+
     /// Everything that finished before this call survives a power cut when it
     /// returns. Concurrent callers share one commit.
     pub fn sync(&self) -> Result<()> {
