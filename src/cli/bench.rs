@@ -111,12 +111,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
 }
 
 /// Codes and decodes one file, batch by batch, so that memory is bounded.
-fn measure(
-    codec: &Codec,
-    coding: &Coding,
-    path: &Path,
-    each: &mut dyn FnMut(u64),
-) -> Result<Line> {
+fn measure(codec: &Codec, coding: &Coding, path: &Path, each: &mut dyn FnMut(u64)) -> Result<Line> {
     let mut input = BufReader::new(File::open(path).context("opening it")?);
     let mut line = Line {
         file: path.display().to_string(),
@@ -161,7 +156,14 @@ fn measure(
 
 fn human(bench: &Bench) -> String {
     let mut table = Table::new(&[
-        "file", "bytes", "coded", "bits/byte", "zstd -19", "of zstd", "enc MB/s", "dec MB/s",
+        "file",
+        "bytes",
+        "coded",
+        "bits/byte",
+        "zstd -19",
+        "of zstd",
+        "enc MB/s",
+        "dec MB/s",
     ]);
     let row = |line: &Line| {
         vec![

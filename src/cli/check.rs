@@ -102,7 +102,10 @@ fn describe(damage: &Damage, names: &HashMap<u64, PathBuf>, chunk_size: u64) -> 
             None => format!("inode {ino}"),
         };
         let start = index * chunk_size;
-        places.push(format!("{file} bytes {start} to {}", start + chunk_size - 1));
+        places.push(format!(
+            "{file} bytes {start} to {}",
+            start + chunk_size - 1
+        ));
     }
     let places = match places.is_empty() {
         true => "no file".into(),

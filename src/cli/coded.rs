@@ -258,7 +258,12 @@ mod tests {
     }
 
     fn text(len: usize) -> Vec<u8> {
-        b"To be or not to be. ".iter().copied().cycle().take(len).collect()
+        b"To be or not to be. "
+            .iter()
+            .copied()
+            .cycle()
+            .take(len)
+            .collect()
     }
 
     #[test]

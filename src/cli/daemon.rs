@@ -190,8 +190,7 @@ fn wait_until(limit: Duration, condition: impl Fn() -> bool) -> bool {
 }
 
 fn watch_signals(tell: Sender<Event>) -> Result<()> {
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP]).context("watching for signals")?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("watching for signals")?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {

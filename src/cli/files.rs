@@ -17,8 +17,8 @@ pub struct FoundFile {
 pub fn below(paths: &[PathBuf]) -> Result<Vec<FoundFile>> {
     let mut found = Vec::new();
     for path in paths {
-        let metadata = std::fs::metadata(path)
-            .with_context(|| format!("looking at {}", path.display()))?;
+        let metadata =
+            std::fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
         walk(path, &metadata, &mut found)?;
     }
     Ok(found)

@@ -70,14 +70,12 @@ pub fn store(path: &Path) -> Result<PathBuf> {
 impl Open {
     /// Asks the process; a failure over there is one here.
     pub fn ask(&mut self, ask: Ask, progress: &mut dyn FnMut(Value)) -> Result<Value> {
-        self.client
-            .ask(ask, progress)?
-            .map_err(|failed| {
-                anyhow::Error::new(Failure {
-                    exit: Exit::from_status(failed.exit),
-                    message: failed.message,
-                })
+        self.client.ask(ask, progress)?.map_err(|failed| {
+            anyhow::Error::new(Failure {
+                exit: Exit::from_status(failed.exit),
+                message: failed.message,
             })
+        })
     }
 
     /// The same for an answer of a known kind.

@@ -175,7 +175,14 @@ mod tests {
             args.map(|a| a.into_string().unwrap()).collect::<Vec<_>>()
         };
         let full = [
-            "/sbin/mount.laconicfs", "a", "/m", "-n", "-t", "laconicfs", "-o", "ro",
+            "/sbin/mount.laconicfs",
+            "a",
+            "/m",
+            "-n",
+            "-t",
+            "laconicfs",
+            "-o",
+            "ro",
         ];
         assert_eq!(
             turned(&full),
@@ -185,6 +192,9 @@ mod tests {
             turned(&["laconicfs", "/s", "/m", "-o", "rw"]),
             ["laconicfs", "mount", "/s", "/m", "-o", "rw"]
         );
-        assert_eq!(turned(&["laconicfs", "stat", "/m"]), ["laconicfs", "stat", "/m"]);
+        assert_eq!(
+            turned(&["laconicfs", "stat", "/m"]),
+            ["laconicfs", "stat", "/m"]
+        );
     }
 }

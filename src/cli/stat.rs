@@ -58,7 +58,11 @@ pub fn human(stat: &Report) -> String {
     line(
         "model",
         match &stat.model {
-            Some(model) => format!("{} ({})", model.name, &model.hash[..16.min(model.hash.len())]),
+            Some(model) => format!(
+                "{} ({})",
+                model.name,
+                &model.hash[..16.min(model.hash.len())]
+            ),
             None => "none".into(),
         },
     );
@@ -84,11 +88,19 @@ pub fn human(stat: &Report) -> String {
     );
     line(
         "disk left",
-        format!("{} of {}", size(stat.disk.available), size(stat.disk.capacity)),
+        format!(
+            "{} of {}",
+            size(stat.disk.available),
+            size(stat.disk.capacity)
+        ),
     );
     line(
         "queue",
-        format!("{} chunks, {} to code", stat.queue.chunks, size(stat.queue.plain)),
+        format!(
+            "{} chunks, {} to code",
+            stat.queue.chunks,
+            size(stat.queue.plain)
+        ),
     );
     line(
         "cache",

@@ -29,9 +29,8 @@ pub struct UmountArgs {
 
 pub fn run(args: &UmountArgs, json: bool) -> Result<()> {
     let shown = args.dir.display();
-    let dir = mount::resolve(&args.dir).map_err(|error| {
-        failure(Exit::NotMounted, format!("looking for {shown}: {error}"))
-    })?;
+    let dir = mount::resolve(&args.dir)
+        .map_err(|error| failure(Exit::NotMounted, format!("looking for {shown}: {error}")))?;
     let mounted = mount::mounted_on(&dir)?;
     match mounted {
         Some(mounted) if mounted.fstype == mount::FSTYPE => {

@@ -7,11 +7,14 @@
 //! attributes and pages for as long as it likes.
 
 mod adapter;
+mod convert;
 mod errno;
 mod options;
 mod pool;
+mod requests;
 mod session;
 mod table;
+mod writers;
 
 pub use errno::errno;
 pub use options::MountOptions;

@@ -108,7 +108,9 @@ impl MountOptions {
 
     /// What fuser needs to know.
     pub(super) fn config(&self) -> Config {
-        let pick = |on, yes, no| if on { yes } else { no };
+        fn pick<T>(on: bool, yes: T, no: T) -> T {
+            if on { yes } else { no }
+        }
         let mut options = vec![
             MountOption::FSName(self.source.clone()),
             // As a plain parameter, because fuser keeps its own `Subtype` from

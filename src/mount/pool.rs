@@ -11,6 +11,8 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::errno::Asked;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A fixed number of threads that take jobs from one queue. Dropping it lets
@@ -38,24 +40,24 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Queues a job. A job that panics is logged and dropped, and so is the
-    /// reply it owns: fuser answers EIO for a reply that is dropped unused.
-    pub fn submit(&self, job: impl FnOnce() + Send + 'static) {
+    /// Queues a job under the [`guard`].
+    pub fn submit(&self, asked: Asked, job: impl FnOnce() + Send + 'static) {
         // The queue is there until `drop`, and some thread receives until then.
         if let Some(queue) = &self.queue {
-            let _ = queue.send(Box::new(job));
+            let _ = queue.send(Box::new(move || guard(asked, job)));
         }
     }
 }
 
 fn work(jobs: Receiver<Job>) {
     for job in jobs {
-        guard("a queued request", job);
+        job();
     }
 }
 
-/// Runs `body`; a panic ends in the log instead of the thread.
-pub(super) fn guard(what: &str, body: impl FnOnce()) {
+/// Runs `body`; a panic ends in the log instead of the thread. The reply that
+/// `body` owned is dropped unused then, and fuser answers EIO for it.
+pub(super) fn guard(asked: Asked, body: impl FnOnce()) {
     // Nothing that `body` leaves half changed is used afterwards without a
     // lock of its own, and those do not poison: the volume stays consistent by
     // committing whole operations.
@@ -63,7 +65,7 @@ pub(super) fn guard(what: &str, body: impl FnOnce()) {
         let message = (panic.downcast_ref::<&str>().copied())
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("no message");
-        log::error!("{what} panicked (please report this): {message}");
+        log::error!("{asked} panicked (please report this): {message}");
     }
 }
 
@@ -88,7 +90,7 @@ mod tests {
         let done = Arc::new(AtomicUsize::new(0));
         for n in 0..100 {
             let done = Arc::clone(&done);
-            pool.submit(move || {
+            pool.submit(Asked::of("test", n), move || {
                 if n % 10 == 3 {
                     panic!("on purpose");
                 }

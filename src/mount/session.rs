@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::adapter::Adapter;
 use super::options::MountOptions;
 use super::table::{self, Mounted};
+use super::writers::Writers;
 use crate::error::{Error, Result};
 use crate::volume::Volume;
 
@@ -101,9 +102,11 @@ impl Drop for Session {
 pub fn mount(volume: Arc<Volume>, dir: &Path, options: &MountOptions) -> Result<Session> {
     let dir = check_mount_point(dir, &options.source)?;
     check_device()?;
-    let adapter = Adapter::new(volume, options.writeback_cache)?;
+    let writers = Arc::new(Writers::default());
+    let adapter = Adapter::new(volume, options.writeback_cache, Arc::clone(&writers))?;
     let fuse = fuser::Session::new(adapter, &dir, &options.config())
         .map_err(|error| refused(&dir, error))?;
+    writers.set_notifier(fuse.notifier());
 
     let end = Arc::new(End::default());
     let tell = Arc::clone(&end);

@@ -27,8 +27,8 @@ pub struct Mounted {
 /// What is mounted on `dir`, topmost, or `None` when nothing is.
 /// `dir` must be as the kernel writes it: absolute, without links.
 pub fn mounted_on(dir: &Path) -> Result<Option<Mounted>> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(Error::io("reading /proc/self/mountinfo"))?;
+    let table =
+        std::fs::read("/proc/self/mountinfo").map_err(Error::io("reading /proc/self/mountinfo"))?;
     // Later lines cover earlier ones.
     Ok(parse(&table).filter(|mount| mount.dir == dir).last())
 }
@@ -36,8 +36,8 @@ pub fn mounted_on(dir: &Path) -> Result<Option<Mounted>> {
 /// The laconicfs mount that `path` lies in, itself included. `path` must be as
 /// for [`mounted_on`]; what is at it is not looked at.
 pub fn holding(path: &Path) -> Result<Option<Mounted>> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(Error::io("reading /proc/self/mountinfo"))?;
+    let table =
+        std::fs::read("/proc/self/mountinfo").map_err(Error::io("reading /proc/self/mountinfo"))?;
     // The deepest mount point holds it, and of equals the last.
     let around = parse(&table).filter(|mount| path.starts_with(&mount.dir));
     let deepest = around.max_by_key(|mount| mount.dir.components().count());
@@ -46,8 +46,8 @@ pub fn holding(path: &Path) -> Result<Option<Mounted>> {
 
 /// Whether a file system with this device is mounted anywhere.
 pub(super) fn is_mounted(device: &str) -> Result<bool> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(Error::io("reading /proc/self/mountinfo"))?;
+    let table =
+        std::fs::read("/proc/self/mountinfo").map_err(Error::io("reading /proc/self/mountinfo"))?;
     Ok(parse(&table).any(|mount| mount.device == device))
 }
 
@@ -75,7 +75,15 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     while let [first, tail @ ..] = rest {
         rest = tail;
         match (first, tail) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+            (
+                b'\\',
+                [
+                    a @ b'0'..=b'3',
+                    b @ b'0'..=b'7',
+                    c @ b'0'..=b'7',
+                    after @ ..,
+                ],
+            ) => {
                 out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
                 rest = after;
             }

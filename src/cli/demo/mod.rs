@@ -271,11 +271,7 @@ fn measure(items: &[Item], fs: &FileSystem, total: u64) -> Result<Vec<Line>> {
         let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         let mut line = Line {
             file: item.to.display().to_string(),
-            laconicfs: fs
-                .volume()
-                .tier()
-                .footprint(direct.find(&item.to)?)?
-                .stored,
+            laconicfs: fs.volume().tier().footprint(direct.find(&item.to)?)?.stored,
             ..Line::default()
         };
         let limit = parallel::available() * 16;
@@ -316,7 +312,14 @@ fn sum(name: &str, lines: &[Line]) -> Line {
 }
 
 fn human(demo: &Demo, chunk_size: usize) -> String {
-    let mut table = Table::new(&["file", "bytes", "zstd -19", "laconicfs", "bits/byte", "of zstd"]);
+    let mut table = Table::new(&[
+        "file",
+        "bytes",
+        "zstd -19",
+        "laconicfs",
+        "bits/byte",
+        "of zstd",
+    ]);
     let row = |line: &Line| {
         vec![
             line.file.clone(),

@@ -100,9 +100,7 @@ impl Place {
 
     pub fn open(&self, path: &Path) -> Result<OpenFile> {
         match self {
-            Place::Mounted(session) => {
-                Ok(OpenFile::Mounted(File::open(session.dir().join(path))?))
-            }
+            Place::Mounted(session) => Ok(OpenFile::Mounted(File::open(session.dir().join(path))?)),
             Place::Direct { volume, .. } => {
                 let ino = self.find(path)?;
                 volume.open_file(ino, OpenFlags::empty())?;
