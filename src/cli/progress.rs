@@ -5,22 +5,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::tier::DrainProgress;
 
+const TEMPLATE: &str =
+    "{msg:12} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+
 /// A bar that counts bytes.
 pub fn bytes(what: &str, total: u64) -> ProgressBar {
-    bar(
-        what,
-        total,
-        "{msg:12} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-    )
-}
-
-/// A bar that counts things.
-pub fn count(what: &str, total: u64) -> ProgressBar {
-    bar(what, total, "{msg:12} {wide_bar} {pos}/{len} {eta}")
-}
-
-fn bar(what: &str, total: u64, template: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template(template)
+    let style = ProgressStyle::with_template(TEMPLATE)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ");
     ProgressBar::new(total)
