@@ -23,14 +23,14 @@ fn builder(default: &str) -> env_logger::Builder {
 /// Logs to standard error.
 pub fn to_stderr() {
     // Fails only if there is a logger already.
-    let _ = builder("warn").try_init();
+    let _ = builder("warn,fuser=error").try_init();
 }
 
 /// Logs to the file of this store; panics too.
 pub fn to_file(store: &Path) -> io::Result<()> {
     let log = RotatingFile::open(path(store))?;
     let target = env_logger::Target::Pipe(Box::new(log));
-    let _ = builder("info").target(target).try_init();
+    let _ = builder("info,fuser=error").target(target).try_init();
     std::panic::set_hook(Box::new(|info| log::error!("{info}")));
     Ok(())
 }
