@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::exit::{Exit, failure};
 use super::report::{self, Table, size};
 use super::{locate, models};
 use crate::filesystem::FileSystem;
-use crate::lm::model::{self, Model};
+use crate::lm::model::{self, ImportOptions, Model};
 
 #[derive(Subcommand)]
 pub enum ModelCommand {
@@ -38,29 +38,37 @@ pub enum ModelCommand {
         after_help = "Example:\n  laconicfs model import ./checkpoint big.lcm\n  \
             laconicfs mkfs big.store --model big.lcm"
     )]
-    Import {
-        /// The checkpoint's folder
-        dir: PathBuf,
-        /// The model file to write
-        out: PathBuf,
-    },
+    Import(ImportArgs),
+}
+
+#[derive(Args)]
+pub struct ImportArgs {
+    /// The checkpoint's folder
+    dir: PathBuf,
+    /// The model file to write
+    out: PathBuf,
+    /// Name of the model [default: that of the folder]
+    #[arg(long)]
+    name: Option<String>,
+    /// Tokens that a token attends to: a multiple of 16 up to 4096
+    #[arg(long, value_name = "TOKENS", default_value_t = ImportOptions::default().window)]
+    window: usize,
+    /// File with starting weights of the mixer
+    #[arg(long, value_name = "FILE")]
+    mixer: Option<PathBuf>,
 }
 
 pub fn run(command: &ModelCommand, json: bool) -> Result<()> {
     match command {
         ModelCommand::List { store } => list(store.as_ref(), json),
         ModelCommand::Info { model } => info(model.as_deref(), json),
-        ModelCommand::Import { dir, out } => import(dir, out, json),
+        ModelCommand::Import(args) => import(args, json),
     }
 }
 
-/// A model's figures, its hash among them.
+/// A model's figures.
 fn describe(model: &Model) -> Result<Value> {
-    let mut value = serde_json::to_value(model.info()).context("writing JSON")?;
-    if let Some(object) = value.as_object_mut() {
-        object.insert("hash".into(), models::hex(&model.hash()).into());
-    }
-    Ok(value)
+    serde_json::to_value(model.info()).context("writing JSON")
 }
 
 fn list(store: Option<&PathBuf>, json: bool) -> Result<()> {
@@ -89,7 +97,7 @@ fn list(store: Option<&PathBuf>, json: bool) -> Result<()> {
             table.row(vec![
                 text("name"),
                 text("parameters"),
-                text("bytes"),
+                text("file_bytes"),
                 hash[..16.min(hash.len())].into(),
             ]);
         }
@@ -118,11 +126,24 @@ fn info(name: Option<&str>, json: bool) -> Result<()> {
     })
 }
 
-fn import(dir: &PathBuf, out: &PathBuf, json: bool) -> Result<()> {
-    let bytes = model::import(dir).with_context(|| format!("importing {}", dir.display()))?;
-    std::fs::write(out, &bytes).with_context(|| format!("writing {}", out.display()))?;
+fn import(args: &ImportArgs, json: bool) -> Result<()> {
+    let read =
+        |path: &PathBuf| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let options = ImportOptions {
+        name: args.name.clone(),
+        window: args.window,
+        mixer: args.mixer.as_ref().map(read).transpose()?,
+    };
+    let bytes = model::import_with(&args.dir, &options)
+        .with_context(|| format!("importing {}", args.dir.display()))?;
     let value = describe(&Model::parse(bytes.clone())?)?;
+    std::fs::write(&args.out, &bytes).with_context(|| format!("writing {}", args.out.display()))?;
     report::emit(json, &value, || {
-        format!("{}: {}\n", out.display(), size(bytes.len() as u64))
+        format!(
+            "{}: {} ({})\n",
+            args.out.display(),
+            value["name"].as_str().unwrap_or_default(),
+            size(bytes.len() as u64)
+        )
     })
 }

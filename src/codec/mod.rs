@@ -4,7 +4,15 @@
 //! bytes (`docs/format.md`). A frame does not say how long its plain bytes are
 //! nor what they hash to: whoever keeps the frame keeps both.
 
+mod probe;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
+use crate::lm::ChunkCoder;
+use crate::lm::model::Model;
 
 /// How a frame is coded. The numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -19,6 +27,18 @@ pub enum Kind {
     Lm = 3,
 }
 
+/// The codec byte of a frame: kind in the low four bits, version in the high
+/// ones. Only version 0 exists so far.
+const VERSION: u8 = 0;
+
+/// Bytes of a model's hash that a frame carries, to name it among the few
+/// models of one store.
+const MODEL_NAME: usize = 4;
+
+/// Zstd's level for the hot tier and for the cold one.
+const HOT_LEVEL: i32 = 1;
+const COLD_LEVEL: i32 = 19;
+
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Raw, Kind::Zstd, Kind::Mix, Kind::Lm];
 
@@ -27,74 +47,170 @@ impl Kind {
         let first = *frame
             .first()
             .ok_or_else(|| Error::Corrupt("a chunk frame is empty".into()))?;
+        let newer = |found: u8, known: u8| Error::NewerFormat {
+            what: "a chunk frame".into(),
+            found: found.into(),
+            known: known.into(),
+        };
+        if first >> 4 > VERSION {
+            return Err(newer(first >> 4, VERSION));
+        }
         match first & 0x0f {
             0 => Ok(Kind::Raw),
             1 => Ok(Kind::Zstd),
             2 => Ok(Kind::Mix),
             3 => Ok(Kind::Lm),
-            other => Err(Error::NewerFormat {
-                what: "a chunk frame".into(),
-                found: other.into(),
-                known: 3,
-            }),
+            other => Err(newer(other, Kind::Lm as u8)),
         }
+    }
+
+    /// Whether frames of this kind need a model's vocabulary.
+    fn needs_model(self) -> bool {
+        matches!(self, Kind::Mix | Kind::Lm)
     }
 }
 
 /// Encodes and decodes chunks. Shared by all threads.
 #[derive(Default)]
-pub struct Codec {}
+pub struct Codec {
+    /// The first one codes new chunks.
+    coders: Vec<ChunkCoder>,
+}
 
 impl Codec {
+    /// A codec that knows these models. The first codes new chunks; chunks of
+    /// all of them can be decoded. Without a model, chunks rest as zstd or raw.
+    pub fn with_models(models: Vec<Arc<Model>>) -> Result<Codec> {
+        let mut coders: Vec<ChunkCoder> = Vec::new();
+        for model in models {
+            let coder = ChunkCoder::new(model)?;
+            if coders.iter().any(|known| name_of(known) == name_of(&coder)) {
+                return Err(Error::Model(
+                    "two models have names that a chunk cannot tell apart; remove one of them"
+                        .into(),
+                ));
+            }
+            coders.push(coder);
+        }
+        Ok(Codec { coders })
+    }
+
+    /// The model that codes new chunks.
+    pub fn model(&self) -> Option<&Arc<Model>> {
+        self.coders.first().map(ChunkCoder::model)
+    }
+
     /// A frame made fast, for the hot tier: zstd at its fastest, or raw.
     pub fn encode_hot(&self, plain: &[u8]) -> Vec<u8> {
-        frame_zstd(plain, 1)
+        zstd_or_raw(plain, HOT_LEVEL)
     }
 
     /// The smallest frame of all codecs, decoded and compared before it is
     /// returned. Slow: for the drain.
     pub fn encode_cold(&self, plain: &[u8]) -> Result<Vec<u8>> {
-        Ok(frame_zstd(plain, 19))
+        let frame = self.choose(plain)?;
+        match self.decode(&frame, plain.len())? == plain {
+            true => Ok(frame),
+            false => Err(Error::Corrupt("the new coding decodes wrongly".into())),
+        }
     }
 
-    /// A codec that knows these models: the first codes new chunks, all decode.
-    pub fn with_models(models: Vec<std::sync::Arc<crate::lm::model::Model>>) -> Result<Self> {
-        let _ = models;
-        Ok(Self::default())
-    }
-
-    /// A frame of this kind, decoded and compared before it is returned;
-    /// `None`: the smallest, as [`encode_cold`](Self::encode_cold).
+    /// A frame of this kind, or the smallest of all kinds.
+    ///
+    /// [`Error::Model`] where the kind needs a model and there is none. A
+    /// chunk that zstd cannot shrink comes back raw.
     pub fn encode_as(&self, kind: Option<Kind>, plain: &[u8]) -> Result<Vec<u8>> {
         match kind {
-            None => self.encode_cold(plain),
-            Some(Kind::Raw) => Ok([&[Kind::Raw as u8], plain].concat()),
-            Some(Kind::Zstd) => Ok(frame_zstd(plain, 19)),
-            Some(Kind::Mix | Kind::Lm) => Err(Error::Model("this build carries no model".into())),
+            None => self.choose(plain),
+            Some(Kind::Raw) => Ok(frame(Kind::Raw, &[plain])),
+            Some(Kind::Zstd) => Ok(zstd_or_raw(plain, COLD_LEVEL)),
+            Some(kind @ (Kind::Mix | Kind::Lm)) => {
+                let coder = self.coders.first().ok_or_else(|| {
+                    Error::Model("this codec needs a model, and there is none here".into())
+                })?;
+                encode_modelled(coder, kind, plain)
+            }
         }
+    }
+
+    /// The smallest frame, where the model must earn the time that it takes
+    /// every reader.
+    fn choose(&self, plain: &[u8]) -> Result<Vec<u8>> {
+        let small = zstd_or_raw(plain, COLD_LEVEL);
+        let Some(coder) = self.coders.first() else {
+            return Ok(small);
+        };
+        if !probe::worth_modelling(plain, small.len()) {
+            return Ok(small);
+        }
+        let mix = encode_modelled(coder, Kind::Mix, plain)?;
+        let lm = encode_modelled(coder, Kind::Lm, plain)?;
+        let modelled = match probe::model_earns_its_time(lm.len(), mix.len().min(small.len())) {
+            true => lm,
+            false => mix,
+        };
+        Ok(match modelled.len() < small.len() {
+            true => modelled,
+            false => small,
+        })
     }
 
     /// The plain bytes of a frame: exactly `plain_len` of them, or an error.
     /// The caller compares their hash with the chunk's name.
     pub fn decode(&self, frame: &[u8], plain_len: usize) -> Result<Vec<u8>> {
-        let plain = match Kind::of(frame)? {
-            Kind::Raw => frame[1..].to_vec(),
-            Kind::Zstd => zstd::bulk::decompress(&frame[1..], plain_len)
+        let kind = Kind::of(frame)?;
+        let body = &frame[1..];
+        let plain = match kind {
+            Kind::Raw => body.to_vec(),
+            Kind::Zstd => zstd::bulk::decompress(body, plain_len)
                 .map_err(|e| Error::Corrupt(format!("a zstd frame: {e}")))?,
-            Kind::Mix | Kind::Lm => return Err(Error::NotSupported),
+            Kind::Mix | Kind::Lm => {
+                let (name, payload) = body
+                    .split_at_checked(MODEL_NAME)
+                    .ok_or_else(|| Error::Corrupt("a chunk frame is cut short".into()))?;
+                let coder = self.coder(name)?;
+                coder.decode(payload, plain_len, kind == Kind::Lm)?
+            }
         };
         if plain.len() != plain_len {
             return Err(Error::Corrupt("a chunk frame has the wrong length".into()));
         }
         Ok(plain)
     }
+
+    fn coder(&self, name: &[u8]) -> Result<&ChunkCoder> {
+        let found = self.coders.iter().find(|coder| name_of(coder) == name);
+        found.ok_or_else(|| {
+            let hex: String = name.iter().map(|b| format!("{b:02x}")).collect();
+            Error::Model(format!(
+                "a chunk was coded with the model {hex}..., which is not in this store: \
+                 bring its file back into the store's folder `models`"
+            ))
+        })
+    }
 }
 
-fn frame_zstd(plain: &[u8], level: i32) -> Vec<u8> {
-    if let Ok(packed) = zstd::bulk::compress(plain, level)
-        && packed.len() < plain.len()
-    {
-        return [&[Kind::Zstd as u8], packed.as_slice()].concat();
+/// The bytes that name a coder's model in a frame.
+fn name_of(coder: &ChunkCoder) -> &[u8] {
+    &coder.model().hash()[..MODEL_NAME]
+}
+
+fn encode_modelled(coder: &ChunkCoder, kind: Kind, plain: &[u8]) -> Result<Vec<u8>> {
+    debug_assert!(kind.needs_model());
+    let payload = coder.encode(plain, kind == Kind::Lm)?;
+    Ok(frame(kind, &[name_of(coder), &payload]))
+}
+
+fn zstd_or_raw(plain: &[u8], level: i32) -> Vec<u8> {
+    match zstd::bulk::compress(plain, level) {
+        Ok(packed) if packed.len() < plain.len() => frame(Kind::Zstd, &[&packed]),
+        _ => frame(Kind::Raw, &[plain]),
     }
-    [&[Kind::Raw as u8], plain].concat()
+}
+
+fn frame(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+    out.push(kind as u8 | VERSION << 4);
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    out
 }
