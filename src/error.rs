@@ -49,6 +49,10 @@ pub enum Error {
     NotSupported,
     #[error("no data at or after this offset")]
     NoData,
+    /// Only from a volume's [`now`](crate::volume::Volume::now): ask again where
+    /// waiting does no harm.
+    #[error("the operation would have to wait")]
+    WouldBlock,
 
     // ---- the store and what it holds
     /// An operating-system error, with what was being done.

@@ -12,14 +12,18 @@
 //! | [`kernel`] | the integer arithmetic, scalar and SIMD |
 //! | [`store`] | atomic key-value batches and value logs |
 //!
-//! The commands of the binary live in [`cli`].
+//! [`filesystem`] puts them together; the commands of the binary live in
+//! [`cli`], and talk to a mounted store through [`control`].
 
 pub mod cli;
 pub mod codec;
+pub mod control;
 pub mod error;
+pub mod filesystem;
 pub mod kernel;
 pub mod lm;
 pub mod mount;
+pub mod parallel;
 pub mod store;
 pub mod tier;
 pub mod volume;

@@ -23,7 +23,7 @@ use super::rows::{self, ChunkRow};
 use super::{Health, Plain, Shared, idle};
 
 /// How far a drain has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DrainProgress {
     pub chunks_done: u64,
     pub chunks_total: u64,

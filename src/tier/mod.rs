@@ -29,6 +29,7 @@ mod op;
 mod overlay;
 mod read;
 mod rows;
+mod scrub;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,8 @@ use crate::store::{ChunkId, Space, Store, Table};
 pub use check::{Check, check};
 pub use drain::DrainProgress;
 pub use op::Op;
-pub use stats::{ChunkStats, Stats};
+pub use scrub::{Damage, scrub};
+pub use stats::{ChunkStats, Footprint, Stats};
 
 use commit::Swap;
 use ledger::Ledger;
@@ -332,6 +334,16 @@ impl Tier {
         self.shared.try_read(ino, offset, len)
     }
 
+    /// Plain bytes of a chunk.
+    pub fn chunk_size(&self) -> usize {
+        self.shared.options.chunk_size
+    }
+
+    /// The store beneath, to be read only.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
+    }
+
     /// Everything that finished before this call survives a power cut when it
     /// returns. Concurrent callers share one commit.
     pub fn sync(&self) -> Result<()> {
@@ -348,6 +360,12 @@ impl Tier {
     /// The tier in figures.
     pub fn stats(&self) -> Result<Stats> {
         self.shared.stats()
+    }
+
+    /// What the stored chunks of a file take; changes that wait for a commit
+    /// do not count yet.
+    pub fn footprint(&self, ino: u64) -> Result<Footprint> {
+        self.shared.footprint(ino)
     }
 
     /// Commits everything and stops the threads. Later changes are refused;

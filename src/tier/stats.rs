@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 
 use crate::codec::Kind;
 use crate::error::Result;
-use crate::store::{Class, Space};
+use crate::store::{Class, Space, Table};
 
 use super::Shared;
+use super::rows::{self, ChunkRow, Run};
 
 /// Chunks of one tier and codec.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -43,7 +44,38 @@ pub struct Stats {
     pub space: Space,
 }
 
+/// What one file takes. A chunk that it names twice counts twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Footprint {
+    pub chunks: u64,
+    /// Bytes before and after coding.
+    pub plain: u64,
+    pub stored: u64,
+}
+
 impl Shared {
+    pub(super) fn footprint(&self, ino: u64) -> Result<Footprint> {
+        let mut sum = Footprint::default();
+        let (mut from, end) = (rows::run_key(ino, 0), rows::run_key(ino, u32::MAX));
+        loop {
+            let page = self.store.scan(Table::Cmap, &from, Some(&end), 64)?;
+            for (key, row) in &page {
+                for name in Run::decode(row)?.names() {
+                    if let Some(row) = self.store.get(Table::Chunk, &name.0)? {
+                        let row = ChunkRow::decode(&row)?;
+                        sum.chunks += 1;
+                        sum.plain += u64::from(row.plain_len);
+                        sum.stored += row.stored_len();
+                    }
+                }
+                from = rows::run_key(ino, rows::parse_run_key(key)?.1.saturating_add(1));
+            }
+            if page.is_empty() {
+                return Ok(sum);
+            }
+        }
+    }
+
     pub(super) fn stats(&self) -> Result<Stats> {
         let (counters, dirty) = {
             let state = self.state.lock();

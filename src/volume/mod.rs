@@ -1,72 +1,172 @@
 //! The volume: POSIX over chunks. Inodes, names, ranges, attributes.
 //!
-//! Knows nothing of FUSE; see [`crate::mount`] for that.
+//! Knows nothing of FUSE; see [`crate::mount`] for that. Permissions are the
+//! kernel's to check (`default_permissions`); everything else that POSIX asks
+//! of a filesystem is done here: link counts, times, set-user-id and
+//! set-group-id, what may be renamed onto what, files that are open without
+//! a name.
+//!
+//! Names are any bytes but `/` and NUL, up to [`NAME_MAX`]. Every method is
+//! one operation of the tier, and so atomic even across a power cut, unless
+//! it says otherwise. A file lives while it has a name or is
+//! [open](Volume::open_file); then its space is given back, piece by piece if
+//! it is large, after a crash at the next open.
+//!
+//! A method may have to wait: for a chunk to be read and decoded, or for room
+//! in the write buffer. [`Volume::now`] is the same volume with the promise
+//! not to: it answers [`Error::WouldBlock`] instead, having changed nothing.
+//! Methods that say that they wait always do so there too. Rows are read where
+//! an operation needs them, from memory or from the store.
 
+mod attributes;
+mod change;
+mod check;
+mod content;
+mod directory;
+mod handles;
+mod names;
+mod reaper;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod types;
+mod xattr;
+
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::store::Table;
 use crate::tier::Tier;
 
-/// When reading a file touches its access time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Atime {
-    /// Only when it is not newer than the last change, or older than a day.
-    #[default]
-    Relative,
-    Never,
-    Always,
-}
+use change::Change;
+use handles::Open;
+use reaper::{Queue, Reaper};
+use rows::{Counters, Inode};
 
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
-    /// Refuse every change with [`Error::ReadOnly`].
-    pub read_only: bool,
-    pub atime: Atime,
-}
-
-/// What the volume holds, in logical terms.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Totals {
-    /// Regular files.
-    pub files: u64,
-    pub directories: u64,
-    /// Symbolic links, device nodes, FIFOs and sockets.
-    pub others: u64,
-    /// Sum of the sizes of the regular files.
-    pub bytes: u64,
-}
+pub use types::{
+    AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, NAME_MAX, OpenFlags, Options,
+    ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags, XATTR_MAX,
+    XattrFlags,
+};
 
 /// A mounted or mountable volume. Shared by all threads.
 pub struct Volume {
-    _tier: Arc<Tier>,
+    core: Arc<Core>,
+    reaper: Arc<Reaper>,
+    /// Whether methods may wait; see [`Volume::now`].
+    waits: bool,
+}
+
+/// What all views of a volume and the reaper share.
+///
+/// Operations take the locks here inside the tier's, and so nothing is opened
+/// between an operation's look at `open` and its end.
+struct Core {
+    tier: Arc<Tier>,
+    options: Options,
+    /// Inodes with handles.
+    open: Mutex<HashMap<u64, Open>>,
+    reaper: Queue,
 }
 
 impl Volume {
-    /// Writes the root directory into an empty store.
-    pub fn format(_tier: &Tier, _uid: u32, _gid: u32) -> Result<()> {
-        Err(Error::NotSupported)
+    /// Writes the root directory, owned by `uid` and `gid`, into an empty store.
+    pub fn format(tier: &Tier, uid: u32, gid: u32) -> Result<()> {
+        tier.run(|op| {
+            if op.get(Table::Meta, rows::VOLUME)?.is_some() {
+                return Err(Error::Exists);
+            }
+            let now = SystemTime::now().into();
+            let mut root = Inode::new(FileType::Directory, 0o755, uid, gid, now);
+            root.parent = ROOT;
+            let mut counters = Counters {
+                next_ino: ROOT + 1,
+                totals: Totals::default(),
+            };
+            counters.count(&root, 1);
+            op.put(Table::Meta, rows::VOLUME, counters.encode())?;
+            op.put(Table::Inode, rows::inode_key(ROOT), root.encode())
+        })?;
+        tier.sync()
     }
 
     /// Opens the volume that a formatted store holds.
-    pub fn open(_tier: Arc<Tier>, _options: Options) -> Result<Arc<Volume>> {
-        Err(Error::NotSupported)
+    pub fn open(tier: Arc<Tier>, options: Options) -> Result<Arc<Volume>> {
+        match tier.run(|op| op.get(Table::Meta, rows::VOLUME))? {
+            Some(row) => drop(Counters::decode(&row)?),
+            None => {
+                return Err(Error::Other(
+                    "this store holds no volume: make one with `laconicfs mkfs`".into(),
+                ));
+            }
+        }
+        let core = Arc::new(Core {
+            tier,
+            options,
+            open: Mutex::default(),
+            reaper: Mutex::default(),
+        });
+        let reaper = Reaper::start(core.clone())?;
+        Ok(Arc::new(Volume {
+            core,
+            reaper,
+            waits: true,
+        }))
+    }
+
+    /// The same volume, whose methods answer [`Error::WouldBlock`] instead of
+    /// waiting. For dispatchers: try here first, and hand the request to a
+    /// thread that may wait if it cannot be served at once. Get it once and
+    /// keep it; closing either closes both.
+    pub fn now(&self) -> Arc<Volume> {
+        Arc::new(Volume {
+            core: self.core.clone(),
+            reaper: self.reaper.clone(),
+            waits: false,
+        })
     }
 
     pub fn tier(&self) -> &Arc<Tier> {
-        &self._tier
+        &self.core.tier
     }
 
     pub fn totals(&self) -> Result<Totals> {
-        Err(Error::NotSupported)
+        self.look(|change| Ok(change.counters()?.totals))
     }
 
-    /// Walks every row and returns a sentence for each inconsistency.
-    pub fn check(&self) -> Result<Vec<String>> {
-        Err(Error::NotSupported)
+    /// The disk that holds the store, and how many inodes there are. Asks the
+    /// disk.
+    pub fn stat_fs(&self) -> Result<StatFs> {
+        let block = 4096;
+        let totals = self.totals()?;
+        let space = self.core.tier.stats()?.space;
+        let files = totals.files + totals.directories + totals.others;
+        Ok(StatFs {
+            block_size: block as u32,
+            blocks: space.capacity / block,
+            free: space.available / block,
+            files,
+            // Inode numbers never run out; rows take space as chunks do.
+            files_free: space.available / 512,
+            name_max: NAME_MAX as u32,
+        })
     }
 
-    /// Stops the reaper. The tier stays open: whoever opened it closes it.
+    /// Everything that finished before survives a power cut when this
+    /// returns: syncfs(2). Waits for the disk, always.
+    pub fn sync(&self) -> Result<()> {
+        self.core.tier.sync()
+    }
+
+    /// Stops the reaper once it has given back what is deleted so far, within
+    /// reason. The tier stays open: whoever opened it closes it. May be called
+    /// again.
     pub fn close(&self) -> Result<()> {
+        self.reaper.close();
         Ok(())
     }
 }

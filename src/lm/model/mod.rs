@@ -9,3 +9,8 @@ mod tests;
 pub use engine::State;
 pub use file::{Model, ModelInfo, Shape};
 pub use import::{ImportOptions, import, import_with};
+
+/// The model that ships with the program.
+pub fn embedded() -> Option<&'static [u8]> {
+    None
+}

@@ -1,0 +1,92 @@
+//! From a path on the command line to the store it means.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::exit::{Exit, Failure, failure};
+use crate::control::{self, Ask, Client};
+use crate::mount;
+
+/// What a path turned out to be.
+pub enum Found {
+    /// A store that a process has open, by its mount or by its directory.
+    Open(Open),
+    /// A directory that may be a store; nobody answers for it.
+    Closed(PathBuf),
+}
+
+/// A store that a process has open.
+pub struct Open {
+    client: Client,
+}
+
+/// Looks at `path`: a mount point (or anything in it), or a store.
+pub fn find(path: &Path) -> Result<Found> {
+    let shown = path.display();
+    let absolute = match mount::resolve(path) {
+        Ok(absolute) => absolute,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(failure(Exit::NotAStore, format!("{shown} does not exist")));
+        }
+        Err(error) => return Err(error).with_context(|| format!("looking for {shown}")),
+    };
+    if let Some(mounted) = mount::holding(&absolute)? {
+        let socket = control::socket_path(Path::new(&mounted.source));
+        let client = Client::connect(&socket).with_context(|| {
+            format!(
+                "the process behind the mount on {} does not answer (if it has died: \
+                 `laconicfs umount --lazy {0}`, then mount again)",
+                mounted.dir.display()
+            )
+        })?;
+        return Ok(Found::Open(Open { client }));
+    }
+    // A socket that nobody listens at is left over from a process that was
+    // killed: the store is closed.
+    match Client::connect(&control::socket_path(&absolute)) {
+        Ok(client) => Ok(Found::Open(Open { client })),
+        Err(_) => Ok(Found::Closed(absolute)),
+    }
+}
+
+/// The canonical path of a store's directory.
+pub fn store(path: &Path) -> Result<PathBuf> {
+    match path.canonicalize() {
+        Ok(path) => Ok(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(failure(
+            Exit::NotAStore,
+            format!(
+                "{0} does not exist; make a store with: laconicfs mkfs {0}",
+                path.display()
+            ),
+        )),
+        Err(error) => Err(error).with_context(|| format!("looking for {}", path.display())),
+    }
+}
+
+impl Open {
+    /// Asks the process; a failure over there is one here.
+    pub fn ask(&mut self, ask: Ask, progress: &mut dyn FnMut(Value)) -> Result<Value> {
+        self.client.ask(ask, progress)?.map_err(|failed| {
+            anyhow::Error::new(Failure {
+                exit: Exit::from_status(failed.exit),
+                message: failed.message,
+            })
+        })
+    }
+
+    /// The same for an answer of a known kind.
+    pub fn ask_for<T: DeserializeOwned>(&mut self, ask: Ask) -> Result<T> {
+        let value = self.ask(ask, &mut |_| ())?;
+        serde_json::from_value(value).context("the answer of the mount is malformed")
+    }
+}
+
+impl From<Client> for Open {
+    fn from(client: Client) -> Self {
+        Self { client }
+    }
+}

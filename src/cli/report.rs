@@ -1,0 +1,121 @@
+//! What commands print: tables and figures for people, JSON for programs.
+
+use std::io::{ErrorKind, Write};
+
+use anyhow::{Context, Result};
+use indicatif::BinaryBytes;
+use serde::Serialize;
+
+/// Writes to standard output. A reader that has gone away (`| head`) has seen
+/// all that it wanted: not an error.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints `value` as JSON, or what `human` says.
+pub fn emit<T: Serialize>(json: bool, value: &T, human: impl FnOnce() -> String) -> Result<()> {
+    if json {
+        let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+        return print(&format!("{text}\n"));
+    }
+    print(&human())
+}
+
+/// A size for people: `1.25 MiB`.
+pub fn size(bytes: u64) -> String {
+    BinaryBytes(bytes).to_string()
+}
+
+/// `part` of `whole` per cent; a dash where there is no whole.
+pub fn percent(part: u64, whole: u64) -> String {
+    match whole {
+        0 => "-".into(),
+        _ => format!("{:.1} %", part as f64 * 100.0 / whole as f64),
+    }
+}
+
+/// Bits that one plain byte takes.
+pub fn bits_per_byte(stored: u64, plain: u64) -> f64 {
+    match plain {
+        0 => 0.0,
+        _ => stored as f64 * 8.0 / plain as f64,
+    }
+}
+
+/// A table: the first column to the left, the others to the right.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub fn new(header: &[&str]) -> Self {
+        Self {
+            rows: vec![header.iter().map(|cell| cell.to_string()).collect()],
+        }
+    }
+
+    pub fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// A line across, before the sums.
+    pub fn rule(&mut self) {
+        self.rows.push(Vec::new());
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            if row.is_empty() {
+                let line = widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1);
+                writeln!(f, "{}", "-".repeat(line))?;
+                continue;
+            }
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                match column {
+                    0 => line.push_str(&format!("{cell:<width$}")),
+                    _ => line.push_str(&format!("  {cell:>width$}")),
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(&["file", "bytes"]);
+        table.row(vec!["ä".into(), "7".into()]);
+        table.rule();
+        table.row(vec!["total".into(), "1234567".into()]);
+        let expected = "file     bytes\nä            7\n--------------\ntotal  1234567\n";
+        assert_eq!(table.to_string(), expected);
+    }
+
+    #[test]
+    fn figures_of_nothing() {
+        assert_eq!(percent(1, 0), "-");
+        assert_eq!(bits_per_byte(5, 0), 0.0);
+        assert_eq!(bits_per_byte(1, 4), 2.0);
+        assert_eq!(size(1536), "1.50 KiB");
+    }
+}

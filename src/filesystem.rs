@@ -1,0 +1,340 @@
+//! A store and everything above it, put together from a path: its directory,
+//! its models, the codec, the tier, the volume. Opened and closed in order.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::Codec;
+use crate::error::Result;
+use crate::lm::model::Model;
+use crate::store::{Access, Properties, Store, StoreDir};
+use crate::tier::{self, Tier};
+use crate::volume::{self, Volume};
+
+/// What a new store shall be.
+#[derive(Clone, Debug)]
+pub struct NewStore {
+    /// Plain bytes of a chunk, a power of two.
+    pub chunk_size: usize,
+    /// The model file that chunks are coded with, if any.
+    pub model: Option<Vec<u8>>,
+}
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub volume: volume::Options,
+    /// See [`tier::Options`].
+    pub cache_bytes: usize,
+    pub quiet: Duration,
+    pub drain_threads: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let tier = tier::Options::default();
+        Self {
+            volume: volume::Options::default(),
+            cache_bytes: tier.cache_bytes,
+            quiet: tier.quiet,
+            drain_threads: tier.drain_threads,
+        }
+    }
+}
+
+impl Settings {
+    /// To look at a store without changing anything.
+    pub fn look() -> Self {
+        Self {
+            volume: volume::Options {
+                read_only: true,
+                ..volume::Options::default()
+            },
+            drain_threads: 0,
+            ..Self::default()
+        }
+    }
+}
+
+/// An open store with its volume. It must be [closed](Self::close), and is
+/// free for others once it has been dropped.
+pub struct FileSystem {
+    dir: StoreDir,
+    store: Arc<dyn Store>,
+    codec: Arc<Codec>,
+    tier: Arc<Tier>,
+    volume: Arc<Volume>,
+    model: Option<ModelName>,
+    mounted: Mutex<Option<Mounted>>,
+}
+
+impl FileSystem {
+    /// Makes a store with an empty volume, owned by whoever runs this.
+    pub fn create(path: &Path, new: &NewStore) -> Result<()> {
+        // A model that is none must not leave a store behind.
+        if let Some(bytes) = &new.model {
+            Model::parse(bytes.clone())?;
+        }
+        let existed = path.symlink_metadata().is_ok();
+        let result = Self::create_in(path, new);
+        if result.is_err() && !existed {
+            // Half a store is of no use, and this one was made just now.
+            let _ = std::fs::remove_dir_all(path);
+        }
+        result
+    }
+
+    fn create_in(path: &Path, new: &NewStore) -> Result<()> {
+        let properties = Properties {
+            chunk_size: u32::try_from(new.chunk_size).unwrap_or(u32::MAX),
+            ..Properties::default()
+        };
+        let mut dir = StoreDir::create(path, &properties)?;
+        if let Some(bytes) = &new.model {
+            let hash = dir.put_model(bytes)?;
+            dir.set_default_model(&hash)?;
+        }
+        let options = tier::Options {
+            chunk_size: new.chunk_size,
+            drain_threads: 0,
+            decode_threads: 1,
+            ..tier::Options::default()
+        };
+        let tier = Tier::open(dir.store(), Arc::new(Codec::default()), options)?;
+        // SAFETY: both take nothing, touch no memory and cannot fail.
+        let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+        let formatted = Volume::format(&tier, uid, gid);
+        formatted.and(tier.close())
+    }
+
+    /// Opens the store at `path`, takes its lock, and starts its threads.
+    pub fn open(path: &Path, settings: &Settings) -> Result<Arc<FileSystem>> {
+        let read_only = settings.volume.read_only;
+        let access = match read_only {
+            true => Access::Read,
+            false => Access::Write,
+        };
+        let dir = StoreDir::open(path, access)?;
+        let (codec, model) = codec(&dir)?;
+        let codec = Arc::new(codec);
+        let store: Arc<dyn Store> = dir.store();
+        let options = tier::Options {
+            chunk_size: dir.properties().chunk_size as usize,
+            cache_bytes: settings.cache_bytes,
+            quiet: settings.quiet,
+            drain_threads: settings.drain_threads,
+            read_only,
+            ..tier::Options::default()
+        };
+        let tier = Tier::open(store.clone(), codec.clone(), options)?;
+        let volume = Volume::open(tier.clone(), settings.volume)?;
+        Ok(Arc::new(FileSystem {
+            dir,
+            store,
+            codec,
+            tier,
+            volume,
+            model,
+            mounted: Mutex::new(None),
+        }))
+    }
+
+    /// The models that a store holds, the one it codes with first. The store
+    /// may be in use.
+    pub fn models_of(path: &Path) -> Result<Vec<Vec<u8>>> {
+        let dir = StoreDir::open(path, Access::Read)?;
+        models(&dir)
+    }
+
+    /// The canonical path of the store.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// Plain bytes of a chunk.
+    pub fn chunk_size(&self) -> u64 {
+        self.dir.properties().chunk_size.into()
+    }
+
+    /// Notes where it is mounted, for reports.
+    pub fn set_mounted(&self, mounted: Option<Mounted>) {
+        *self.mounted.lock() = mounted;
+    }
+
+    /// Makes everything durable and stops the threads. May be called again.
+    pub fn close(&self) -> Result<()> {
+        let volume = self.volume.close();
+        volume.and(self.tier.close())
+    }
+
+    /// The store in figures.
+    pub fn report(&self) -> Result<Report> {
+        let totals = self.volume.totals()?;
+        let stats = self.tier.stats()?;
+        let space = stats.space;
+        Ok(Report {
+            store: self.path().into(),
+            mounted: self.mounted.lock().clone(),
+            model: self.model.clone(),
+            chunk_size: self.chunk_size(),
+            files: totals.files,
+            directories: totals.directories,
+            others: totals.others,
+            logical: totals.bytes,
+            disk: Disk {
+                total: space.database + space.logs + space.other,
+                database: space.database,
+                logs: space.logs,
+                other: space.other,
+                available: space.available,
+                capacity: space.capacity,
+            },
+            chunks: stats
+                .chunks
+                .iter()
+                .map(|chunks| Chunks {
+                    tier: chunks.tier.into(),
+                    codec: format!("{:?}", chunks.codec).to_lowercase(),
+                    chunks: chunks.chunks,
+                    plain: chunks.plain,
+                    stored: chunks.stored,
+                })
+                .collect(),
+            references: stats.references,
+            referenced: stats.referenced,
+            queue: Queue {
+                chunks: stats.queue,
+                plain: stats.queue_plain,
+            },
+            cache: Cache {
+                hits: stats.cache_hits,
+                misses: stats.cache_misses,
+                bytes: stats.cache_bytes,
+                limit: stats.cache_limit,
+                dirty: stats.dirty,
+            },
+            damaged: stats.damaged,
+        })
+    }
+}
+
+/// The models of a store, its own first.
+fn models(dir: &StoreDir) -> Result<Vec<Vec<u8>>> {
+    let own = dir.properties().model.clone();
+    let mut hashes: Vec<blake3::Hash> = dir.models()?.into_iter().map(|(hash, _)| hash).collect();
+    if let Some(own) = own.and_then(|hex| blake3::Hash::from_hex(hex).ok()) {
+        hashes.retain(|hash| *hash != own);
+        hashes.insert(0, own);
+    }
+    hashes.iter().map(|hash| dir.model(hash)).collect()
+}
+
+fn codec(dir: &StoreDir) -> Result<(Codec, Option<ModelName>)> {
+    let mut parsed = Vec::new();
+    for bytes in models(dir)? {
+        parsed.push(Arc::new(Model::parse(bytes)?));
+    }
+    let Some(first) = parsed.first() else {
+        return Ok((Codec::default(), None));
+    };
+    let name = ModelName {
+        name: first.info().name,
+        hash: blake3::Hash::from_bytes(first.hash()).to_hex().to_string(),
+    };
+    Ok((Codec::with_models(parsed)?, Some(name)))
+}
+
+/// A store in figures, as `stat` shows it. All sizes are bytes. The names of
+/// the fields are a promise to those who read the JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    pub store: PathBuf,
+    pub mounted: Option<Mounted>,
+    /// The model that new chunks are coded with.
+    pub model: Option<ModelName>,
+    pub chunk_size: u64,
+    pub files: u64,
+    pub directories: u64,
+    pub others: u64,
+    /// Sum of the sizes of the files.
+    pub logical: u64,
+    pub disk: Disk,
+    pub chunks: Vec<Chunks>,
+    /// How often files name chunks, and the plain bytes behind these names.
+    pub references: u64,
+    pub referenced: u64,
+    /// What waits to be coded.
+    pub queue: Queue,
+    pub cache: Cache,
+    /// Chunks that could not be read since the store was opened.
+    pub damaged: u64,
+}
+
+/// Where a store is mounted, and by which process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounted {
+    pub dir: PathBuf,
+    pub pid: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelName {
+    pub name: String,
+    /// BLAKE3 of its file, in hexadecimal.
+    pub hash: String,
+}
+
+/// Blocks that the store holds, and the disk it is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    pub total: u64,
+    pub database: u64,
+    pub logs: u64,
+    /// Models, superblock, log.
+    pub other: u64,
+    pub available: u64,
+    pub capacity: u64,
+}
+
+/// Chunks of one tier and codec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunks {
+    /// `hot` or `cold`.
+    pub tier: String,
+    pub codec: String,
+    pub chunks: u64,
+    pub plain: u64,
+    pub stored: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    pub chunks: u64,
+    pub plain: u64,
+}
+
+/// Chunks in memory: read (the cache) and written (dirty).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    pub hits: u64,
+    pub misses: u64,
+    pub bytes: u64,
+    pub limit: u64,
+    pub dirty: u64,
+}

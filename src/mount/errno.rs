@@ -1,0 +1,132 @@
+//! The one place where errors become errnos.
+
+use std::fmt;
+
+use fuser::Errno;
+
+use crate::error::Error;
+
+/// The errno that a program sees for `error`.
+///
+/// Conditions that POSIX names keep their names. Whatever else goes wrong in
+/// the store is an I/O error: an `ENOENT` met on a value log must never look
+/// like a missing file.
+pub fn errno(error: &Error) -> Errno {
+    match error {
+        Error::NotFound => Errno::ENOENT,
+        Error::Exists => Errno::EEXIST,
+        Error::NotDirectory => Errno::ENOTDIR,
+        Error::IsDirectory => Errno::EISDIR,
+        Error::NotEmpty => Errno::ENOTEMPTY,
+        Error::NameTooLong => Errno::ENAMETOOLONG,
+        Error::Invalid(_) => Errno::EINVAL,
+        Error::ReadOnly => Errno::EROFS,
+        Error::NoSpace => Errno::ENOSPC,
+        Error::FileTooBig => Errno::EFBIG,
+        Error::TooManyLinks => Errno::EMLINK,
+        Error::NoAttribute => Errno::ENODATA,
+        Error::Range => Errno::ERANGE,
+        Error::NotPermitted => Errno::EPERM,
+        Error::AccessDenied => Errno::EACCES,
+        Error::NotSupported => Errno::EOPNOTSUPP,
+        Error::NoData => Errno::ENXIO,
+        _ => Errno::EIO,
+    }
+}
+
+/// What a request asks for: enough to name it in the log.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    what: &'static str,
+    ino: u64,
+    range: Option<(u64, u64)>,
+    by_name: bool,
+}
+
+impl Asked {
+    /// Something of the inode `ino` itself.
+    pub fn of(what: &'static str, ino: u64) -> Self {
+        Self {
+            what,
+            ino,
+            range: None,
+            by_name: false,
+        }
+    }
+
+    /// `len` bytes from `offset` on, of the file `ino`.
+    pub fn range(what: &'static str, ino: u64, offset: u64, len: u64) -> Self {
+        Self {
+            range: Some((offset, len)),
+            ..Self::of(what, ino)
+        }
+    }
+
+    /// A name in the directory `parent`.
+    pub fn name(what: &'static str, parent: u64) -> Self {
+        Self {
+            by_name: true,
+            ..Self::of(what, parent)
+        }
+    }
+
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// The errno for `error`, which is logged when a bare `EIO` would hide
+    /// what happened.
+    pub fn errno(&self, error: &Error) -> Errno {
+        match errno(error) {
+            // The kernel found this inode under a name that has been given to
+            // another one since, by a rename say. `ESTALE` makes it look again;
+            // `ENOENT` would reach a program whose file is there all the time.
+            Errno::ENOENT if !self.by_name => Errno::ESTALE,
+            Errno::EIO => {
+                log::error!("{self}: {error}");
+                Errno::EIO
+            }
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, ino, .. } = self;
+        match (self.range, self.by_name) {
+            (Some((at, len)), _) => write!(f, "{what} of {len} bytes at {at}, inode {ino}"),
+            (None, true) => write!(f, "{what} in directory inode {ino}"),
+            (None, false) => write!(f, "{what}, inode {ino}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn posix_conditions_keep_their_names_and_the_rest_is_eio() {
+        assert_eq!(errno(&Error::NotFound).code(), libc::ENOENT);
+        assert_eq!(errno(&Error::NoSpace).code(), libc::ENOSPC);
+        assert_eq!(errno(&Error::NoAttribute).code(), libc::ENODATA);
+        let inner = Error::io("opening a value log")(std::io::ErrorKind::NotFound.into());
+        assert_eq!(errno(&inner).code(), libc::EIO);
+        assert_eq!(errno(&Error::Corrupt("x".into())).code(), libc::EIO);
+    }
+
+    #[test]
+    fn a_missing_inode_makes_the_kernel_look_again_and_a_missing_name_does_not() {
+        let inode = Asked::of("open", 5).errno(&Error::NotFound);
+        assert_eq!(inode.code(), libc::ESTALE);
+        let name = Asked::name("unlink", 5).errno(&Error::NotFound);
+        assert_eq!(name.code(), libc::ENOENT);
+    }
+
+    #[test]
+    fn the_log_names_file_and_range() {
+        let asked = Asked::range("read", 17, 65536, 4096);
+        assert_eq!(asked.to_string(), "read of 4096 bytes at 65536, inode 17");
+    }
+}

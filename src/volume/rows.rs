@@ -1,0 +1,481 @@
+//! The volume's rows, as `docs/format-volume.md` describes them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, Result};
+
+use super::types::{FileType, InodeFlags, NAME_MAX, Totals};
+
+/// Name of the `Meta` row with [`Counters`]; its presence makes a volume.
+pub const VOLUME: &[u8] = b"v.volume";
+
+/// The newest format of every row.
+const VERSION: u8 = 1;
+
+/// Bits of a cookie that tell apart names with the same hash.
+const SAME_HASH_BITS: u32 = 7;
+
+/// Most names of a directory with the same hash (56 bits of BLAKE3).
+pub const SAME_HASH: usize = 1 << SAME_HASH_BITS;
+
+/// The first cookie that entries can have; `.` and `..` take 1 and 2.
+pub const FIRST_COOKIE: u64 = 3;
+
+/// A moment. Ordered in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp {
+    /// Since 1970; the fraction counts forward even before it.
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+impl From<SystemTime> for Stamp {
+    fn from(time: SystemTime) -> Self {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => Self {
+                seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+                nanoseconds: since.subsec_nanos(),
+            },
+            Err(error) => {
+                let before = error.duration();
+                let whole = before.subsec_nanos() == 0;
+                let seconds = before.as_secs().saturating_add(u64::from(!whole));
+                Self {
+                    seconds: 0i64.saturating_sub_unsigned(seconds),
+                    nanoseconds: (1_000_000_000 - before.subsec_nanos()) % 1_000_000_000,
+                }
+            }
+        }
+    }
+}
+
+impl From<Stamp> for SystemTime {
+    fn from(stamp: Stamp) -> Self {
+        let seconds = Duration::from_secs(stamp.seconds.unsigned_abs());
+        let whole = match stamp.seconds < 0 {
+            true => UNIX_EPOCH.checked_sub(seconds),
+            false => UNIX_EPOCH.checked_add(seconds),
+        };
+        let fraction = Duration::from_nanos(stamp.nanoseconds.into());
+        whole
+            .and_then(|whole| whole.checked_add(fraction))
+            .unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// A row of `Inode`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inode {
+    pub file_type: FileType,
+    /// Without the type bits.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub nlink: u32,
+    pub rdev: u32,
+    pub flags: InodeFlags,
+    /// How many extended attributes there are.
+    pub xattrs: u32,
+    /// Bytes of a file or link target; entries of a directory.
+    pub size: u64,
+    /// Stored chunks.
+    pub chunks: u64,
+    /// Of a directory; 0 for others.
+    pub parent: u64,
+    pub atime: Stamp,
+    pub mtime: Stamp,
+    pub ctime: Stamp,
+    pub crtime: Stamp,
+    /// Of a symbolic link; empty for others.
+    pub target: Vec<u8>,
+}
+
+impl Inode {
+    /// With one link, or two for a directory, and all times `now`.
+    pub fn new(file_type: FileType, mode: u32, uid: u32, gid: u32, now: Stamp) -> Self {
+        Self {
+            file_type,
+            mode: mode & 0o7777,
+            uid,
+            gid,
+            nlink: match file_type {
+                FileType::Directory => 2,
+                _ => 1,
+            },
+            rdev: 0,
+            flags: InodeFlags::empty(),
+            xattrs: 0,
+            size: 0,
+            chunks: 0,
+            parent: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            crtime: now,
+            target: Vec::new(),
+        }
+    }
+
+    pub fn is_dir(&self) -> bool {
+        self.file_type == FileType::Directory
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut row = Vec::with_capacity(100 + self.target.len());
+        row.extend_from_slice(&[VERSION, self.file_type as u8]);
+        row.extend_from_slice(&(self.mode as u16).to_be_bytes());
+        let words = [
+            self.uid,
+            self.gid,
+            self.nlink,
+            self.rdev,
+            self.flags.bits(),
+            self.xattrs,
+        ];
+        for word in words {
+            row.extend_from_slice(&word.to_be_bytes());
+        }
+        for word in [self.size, self.chunks, self.parent] {
+            row.extend_from_slice(&word.to_be_bytes());
+        }
+        for stamp in [self.atime, self.mtime, self.ctime, self.crtime] {
+            row.extend_from_slice(&stamp.seconds.to_be_bytes());
+            row.extend_from_slice(&stamp.nanoseconds.to_be_bytes());
+        }
+        row.extend_from_slice(&self.target);
+        row
+    }
+
+    pub fn decode(row: &[u8]) -> Result<Self> {
+        let mut row = Fields::new("an inode", row)?;
+        let code = row.u8()?;
+        let file_type = FileType::from_code(code).ok_or_else(|| row.damaged())?;
+        let inode = Self {
+            file_type,
+            mode: row.u16()?.into(),
+            uid: row.u32()?,
+            gid: row.u32()?,
+            nlink: row.u32()?,
+            rdev: row.u32()?,
+            flags: InodeFlags::from_bits_retain(row.u32()?),
+            xattrs: row.u32()?,
+            size: row.u64()?,
+            chunks: row.u64()?,
+            parent: row.u64()?,
+            atime: row.stamp()?,
+            mtime: row.stamp()?,
+            ctime: row.stamp()?,
+            crtime: row.stamp()?,
+            target: row.rest.to_vec(),
+        };
+        let link = file_type == FileType::Symlink;
+        match link && inode.target.len() as u64 == inode.size || !link && inode.target.is_empty() {
+            true => Ok(inode),
+            false => Err(row.damaged()),
+        }
+    }
+}
+
+pub fn inode_key(ino: u64) -> [u8; 8] {
+    ino.to_be_bytes()
+}
+
+/// The inode number that a key consists of or begins with.
+pub fn parse_ino(key: &[u8]) -> Result<u64> {
+    match key.first_chunk() {
+        Some(ino) => Ok(u64::from_be_bytes(*ino)),
+        None => Err(Error::Corrupt("a key is too short".into())),
+    }
+}
+
+/// The row of an `Orphan`.
+pub const ORPHAN: &[u8] = &[VERSION];
+
+/// What a row of `Dirent` says, key included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dirent {
+    pub cookie: u64,
+    pub name: Vec<u8>,
+    pub ino: u64,
+    pub file_type: FileType,
+}
+
+/// The cookies that a name may have: [`SAME_HASH`] from this one on.
+pub fn first_cookie(name: &[u8]) -> u64 {
+    let hash = blake3::hash(name);
+    let mut word = [0; 8];
+    word.copy_from_slice(&hash.as_bytes()[..8]);
+    let hash = u64::from_be_bytes(word) >> 8;
+    // 0 belongs to `.` and `..`.
+    hash.max(1) << SAME_HASH_BITS
+}
+
+/// Where the entries of a directory from a cookie on are.
+pub fn dirent_place(parent: u64, cookie: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(16 + NAME_MAX);
+    key.extend_from_slice(&parent.to_be_bytes());
+    key.extend_from_slice(&cookie.to_be_bytes());
+    key
+}
+
+pub fn dirent_key(parent: u64, cookie: u64, name: &[u8]) -> Vec<u8> {
+    let mut key = dirent_place(parent, cookie);
+    key.extend_from_slice(name);
+    key
+}
+
+pub fn dirent_row(ino: u64, file_type: FileType) -> Vec<u8> {
+    let mut row = vec![VERSION, file_type as u8];
+    row.extend_from_slice(&ino.to_be_bytes());
+    row
+}
+
+impl Dirent {
+    pub fn decode(key: &[u8], row: &[u8]) -> Result<Self> {
+        let mut row = Fields::new("a directory entry", row)?;
+        let code = row.u8()?;
+        let file_type = FileType::from_code(code).ok_or_else(|| row.damaged())?;
+        let ino = row.u64()?;
+        match key.split_at_checked(16) {
+            Some((place, name)) if row.rest.is_empty() => Ok(Self {
+                cookie: parse_ino(&place[8..])?,
+                name: name.to_vec(),
+                ino,
+                file_type,
+            }),
+            _ => Err(row.damaged()),
+        }
+    }
+}
+
+/// What a row of `Xattr` has before the value.
+pub const XATTR_PREFIX: &[u8] = &[VERSION];
+
+pub fn xattr_key(ino: u64, name: &[u8]) -> Vec<u8> {
+    [&ino.to_be_bytes(), name].concat()
+}
+
+/// The next inode number, and what all inodes add up to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    pub next_ino: u64,
+    pub totals: Totals,
+}
+
+impl Counters {
+    pub fn encode(&self) -> Vec<u8> {
+        let totals = &self.totals;
+        let mut row = vec![VERSION];
+        for word in [
+            self.next_ino,
+            totals.files,
+            totals.directories,
+            totals.others,
+            totals.bytes,
+        ] {
+            row.extend_from_slice(&word.to_be_bytes());
+        }
+        row
+    }
+
+    pub fn decode(row: &[u8]) -> Result<Self> {
+        let mut row = Fields::new("the volume", row)?;
+        let counters = Self {
+            next_ino: row.u64()?,
+            totals: Totals {
+                files: row.u64()?,
+                directories: row.u64()?,
+                others: row.u64()?,
+                bytes: row.u64()?,
+            },
+        };
+        match row.rest.is_empty() {
+            true => Ok(counters),
+            false => Err(row.damaged()),
+        }
+    }
+
+    /// Counts an inode in (`1`) or out (`-1`).
+    pub fn count(&mut self, inode: &Inode, change: i64) {
+        let totals = &mut self.totals;
+        let kind = match inode.file_type {
+            FileType::Regular => {
+                let bytes = totals.bytes as i64 + change * inode.size as i64;
+                totals.bytes = bytes as u64;
+                &mut totals.files
+            }
+            FileType::Directory => &mut totals.directories,
+            _ => &mut totals.others,
+        };
+        *kind = kind.wrapping_add_signed(change);
+    }
+}
+
+/// The fields of a row, from its front.
+struct Fields<'a> {
+    what: &'static str,
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    /// Checks and takes the version.
+    fn new(what: &'static str, rest: &'a [u8]) -> Result<Self> {
+        let mut row = Self { what, rest };
+        match row.u8()? {
+            VERSION => Ok(row),
+            found if found > VERSION => Err(Error::NewerFormat {
+                what: what.into(),
+                found: found.into(),
+                known: VERSION.into(),
+            }),
+            _ => Err(row.damaged()),
+        }
+    }
+
+    fn damaged(&self) -> Error {
+        Error::Corrupt(format!("the row of {} is malformed", self.what))
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let (field, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| self.damaged())?;
+        self.rest = rest;
+        Ok(*field)
+    }
+
+    fn u8(&mut self) -> Result<u8> {
+        self.take().map(u8::from_be_bytes)
+    }
+
+    fn u16(&mut self) -> Result<u16> {
+        self.take().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn stamp(&mut self) -> Result<Stamp> {
+        let stamp = Stamp {
+            seconds: self.take().map(i64::from_be_bytes)?,
+            nanoseconds: self.u32()?,
+        };
+        match stamp.nanoseconds < 1_000_000_000 {
+            true => Ok(stamp),
+            false => Err(self.damaged()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(seconds: i64, nanoseconds: u32) -> Stamp {
+        Stamp {
+            seconds,
+            nanoseconds,
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// The rows of version 1, as they must be read for ever.
+    #[test]
+    fn rows_of_version_1() {
+        let inode = Inode {
+            file_type: FileType::Symlink,
+            mode: 0o7654,
+            uid: 1,
+            gid: 2,
+            nlink: 3,
+            rdev: 4,
+            flags: InodeFlags::NOATIME,
+            xattrs: 5,
+            size: 2,
+            chunks: 6,
+            parent: 7,
+            atime: stamp(8, 9),
+            mtime: stamp(-10, 11),
+            ctime: stamp(12, 13),
+            crtime: stamp(14, 999_999_999),
+            target: b"ab".to_vec(),
+        };
+        let golden = "010a0fac0000000100000002000000030000000400000080000000050000000000000002\
+            000000000000000600000000000000070000000000000008000000\
+            09fffffffffffffff60000000b000000000000000c0000000d000000000000000e3b9ac9ff6162";
+        assert_eq!(hex(&inode.encode()), golden);
+        assert_eq!(Inode::decode(&inode.encode()).unwrap(), inode);
+
+        let cookie = first_cookie(b"name");
+        let key = dirent_key(5, cookie, b"name");
+        assert_eq!(hex(&key), "00000000000000050a6d8c2e7c3b5e006e616d65");
+        let row = dirent_row(6, FileType::Regular);
+        assert_eq!(hex(&row), "01080000000000000006");
+        let dirent = Dirent::decode(&key, &row).unwrap();
+        assert_eq!((dirent.ino, dirent.cookie), (6, cookie));
+        assert_eq!(dirent.name, b"name");
+
+        let counters = Counters {
+            next_ino: 1,
+            totals: Totals {
+                files: 2,
+                directories: 3,
+                others: 4,
+                bytes: 5,
+            },
+        };
+        let golden = "01\
+            00000000000000010000000000000002000000000000000300000000000000040000000000000005";
+        assert_eq!(hex(&counters.encode()), golden);
+        assert_eq!(Counters::decode(&counters.encode()).unwrap(), counters);
+    }
+
+    #[test]
+    fn malformed_rows_are_refused() {
+        let now = stamp(1, 2);
+        let row = Inode::new(FileType::Regular, 0o644, 0, 0, now).encode();
+        for len in 0..row.len() {
+            assert!(matches!(Inode::decode(&row[..len]), Err(Error::Corrupt(_))));
+        }
+        let newer = [&[2], &row[1..]].concat();
+        assert!(matches!(
+            Inode::decode(&newer),
+            Err(Error::NewerFormat { found: 2, .. })
+        ));
+        let unknown_type = [&[1, 3], &row[2..]].concat();
+        assert!(Inode::decode(&unknown_type).is_err());
+        let target_of_a_file = [&row[..], b"x"].concat();
+        assert!(Inode::decode(&target_of_a_file).is_err());
+        let key = dirent_key(1, 200, b"x");
+        assert!(Dirent::decode(&key[..12], &dirent_row(2, FileType::Fifo)).is_err());
+        assert!(Dirent::decode(&key, &[1, 8, 0]).is_err());
+        assert!(Counters::decode(&[1; 40]).is_err());
+        assert!(Counters::decode(&[1; 42]).is_err());
+    }
+
+    #[test]
+    fn times_survive() {
+        for (seconds, nanoseconds) in [
+            (0, 0),
+            (1, 999_999_999),
+            (-1, 0),
+            (-1, 1),
+            (-1, 999_999_999),
+            (-2_000_000_000, 5),
+            (i64::MAX / 4, 7),
+        ] {
+            let stamp = stamp(seconds, nanoseconds);
+            assert_eq!(Stamp::from(SystemTime::from(stamp)), stamp);
+        }
+        assert!(Stamp::from(UNIX_EPOCH) > stamp(-1, 999_999_999));
+    }
+}

@@ -1,0 +1,421 @@
+//! The binary from outside: bad input ends in one clear line and the right
+//! exit status; reports for programs are JSON.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use laconicfs::filesystem::{FileSystem, NewStore, Settings};
+use laconicfs::store::{Access, StoreDir};
+use laconicfs::volume::{Caller, OpenFlags, ROOT, WriteFlags};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn laconicfs(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_laconicfs"))
+        .args(args)
+        .env_remove("LACONICFS_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Runs a command that must succeed; returns what it printed.
+#[track_caller]
+fn works(args: &[&str]) -> String {
+    let output = laconicfs(args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that must end with this status and one line of error.
+#[track_caller]
+fn fails(args: &[&str], status: i32) -> String {
+    let output = laconicfs(args);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {error}");
+    assert!(error.starts_with("laconicfs: "), "{error}");
+    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+    error
+}
+
+#[track_caller]
+fn json(args: &[&str]) -> Value {
+    let text = works(args);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}\n{text}"))
+}
+
+/// A fresh folder, and a store in it.
+fn store() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    works(&["mkfs", text(&store), "--model", "none"]);
+    (folder, store)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Writes a file into the volume of a closed store.
+fn put(store: &Path, name: &str, content: &[u8]) {
+    let fs = FileSystem::open(store, &Settings::default()).unwrap();
+    let volume = fs.volume();
+    let me = Caller { uid: 0, gid: 0 };
+    let mode = libc::S_IFREG | 0o644;
+    let (attr, _) = volume
+        .create(ROOT, name.as_bytes(), mode, OpenFlags::WRITE, me)
+        .unwrap();
+    volume
+        .write_file(attr.ino, 0, content, WriteFlags::empty())
+        .unwrap();
+    volume.release(attr.ino);
+    fs.close().unwrap();
+}
+
+/// Bytes that no codec makes smaller, so that they rest in a value log.
+fn noise(len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    blake3::Hasher::new().finalize_xof().fill(&mut out);
+    out
+}
+
+/// A new superblock with a right hash, made by changing the JSON of the old.
+fn edit_superblock(store: &Path, edit: impl FnOnce(&mut Value)) {
+    let path = store.join("superblock");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut value: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    edit(&mut value);
+    let line = value.to_string();
+    let hash = blake3::hash(line.as_bytes()).to_hex();
+    fs::write(&path, format!("{line}\n{hash}\n")).unwrap();
+}
+
+/// Whether mounts can be made here; says so if not.
+fn fuse() -> bool {
+    let usable = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .is_ok();
+    if !usable {
+        eprintln!("skipped: /dev/fuse is missing or may not be opened");
+    }
+    usable
+}
+
+#[test]
+fn help_and_version_are_no_failures() {
+    assert!(works(&["--version"]).starts_with("laconicfs "));
+    let help = works(&["--help"]);
+    assert!(help.contains("Exit status:") && help.contains("LACONICFS_LOG"));
+    for command in [
+        "mkfs", "mount", "umount", "drain", "stat", "check", "demo",
+    ] {
+        let help = works(&[command, "--help"]);
+        assert!(help.contains("Example"), "{command} teaches nothing");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_has_status_two() {
+    for args in [
+        &["--nonsense"][..],
+        &["mkfs"],
+        &["frobnicate"],
+        &["mkfs", "x", "--chunk-size", "3k"],
+        &["codec", "bench", "x", "--codec", "gzip"],
+        &[],
+    ] {
+        let output = laconicfs(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn what_is_not_a_store_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    for path in [folder.path(), &missing, &file] {
+        for command in ["stat", "drain", "check"] {
+            let error = fails(&[command, text(path)], 3);
+            assert!(error.contains(text(path)), "{error}");
+        }
+        let dir = folder.path().join("mnt");
+        let error = fails(&["mount", text(path), text(&dir), "--create"], 3);
+        assert!(error.contains("mkfs"), "{error}");
+    }
+    // Nothing was made of what is not a store.
+    assert!(!folder.path().join("lock").exists());
+}
+
+#[test]
+fn a_store_is_not_made_where_something_is() {
+    let (folder, store) = store();
+    let error = fails(&["mkfs", text(&store)], 3);
+    assert!(error.contains("already"), "{error}");
+    fails(&["mkfs", text(folder.path())], 3);
+    let missing = folder.path().join("a/b");
+    fails(&["mkfs", text(&missing)], 1);
+    works(&["check", text(&store)]);
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let (_folder, store) = store();
+    edit_superblock(&store, |value| value["format"] = 99.into());
+    let before = fs::read(store.join("superblock")).unwrap();
+    let error = fails(&["stat", text(&store)], 4);
+    assert!(error.contains("newer"), "{error}");
+    fails(&["drain", text(&store)], 4);
+    assert_eq!(fs::read(store.join("superblock")).unwrap(), before);
+}
+
+#[test]
+fn a_damaged_superblock_is_noticed() {
+    let (_folder, store) = store();
+    let path = store.join("superblock");
+    let good = fs::read(&path).unwrap();
+    for at in [3, good.len() / 2, good.len() - 5] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&path, bad).unwrap();
+        let output = laconicfs(&["stat", text(&store)]);
+        assert!(matches!(output.status.code(), Some(3 | 7)));
+    }
+    fs::write(&path, good).unwrap();
+    works(&["stat", text(&store)]);
+}
+
+#[test]
+fn a_missing_or_altered_model_is_named() {
+    let (_folder, store) = store();
+    let hash = {
+        let mut dir = StoreDir::open(&store, Access::Write).unwrap();
+        let hash = dir.put_model(b"stands for a model").unwrap();
+        dir.set_default_model(&hash).unwrap();
+        hash
+    };
+    // It is there, but no model.
+    fails(&["stat", text(&store)], 6);
+    let path = store.join(format!("models/{hash}.model"));
+    fs::write(&path, b"stands for a modem").unwrap();
+    let error = fails(&["stat", text(&store)], 6);
+    assert!(error.contains(hash.to_hex().as_str()), "{error}");
+    fs::remove_file(&path).unwrap();
+    let error = fails(&["stat", text(&store)], 6);
+    assert!(error.contains("missing"), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let fresh = folder.path().join("fresh");
+    fails(&["mkfs", text(&fresh), "--model", "no-such-model"], 6);
+    let junk = folder.path().join("junk");
+    fs::write(&junk, b"junk").unwrap();
+    fails(&["mkfs", text(&fresh), "--model", text(&junk)], 6);
+    assert!(!fresh.exists());
+}
+
+#[test]
+fn damage_is_named_by_file_and_range() {
+    let (_folder, store) = store();
+    put(&store, "whole", &noise(1000));
+    put(&store, "broken", &noise(200_000));
+    works(&["drain", text(&store)]);
+    works(&["check", "--scrub", text(&store)]);
+    let mut logs: Vec<_> = fs::read_dir(store.join("logs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    logs.sort_by_key(|path| fs::metadata(path).unwrap().len());
+    let log = File::options()
+        .read(true)
+        .write(true)
+        .open(logs.last().unwrap())
+        .unwrap();
+    let mut byte = [0];
+    log.read_exact_at(&mut byte, 100_000).unwrap();
+    log.write_all_at(&[byte[0] ^ 4], 100_000).unwrap();
+
+    let output = laconicfs(&["check", "--scrub", "--json", text(&store)]);
+    assert_eq!(output.status.code(), Some(7));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problems = report["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let problem = problems[0].as_str().unwrap();
+    assert!(problem.contains("/broken bytes 65536 to 131071"), "{problem}");
+}
+
+#[test]
+fn a_store_in_use_is_refused_with_the_holder() {
+    let (_folder, store) = store();
+    let fs = FileSystem::open(&store, &Settings::default()).unwrap();
+    let pid = std::process::id().to_string();
+    for command in ["stat", "drain", "check"] {
+        let error = fails(&[command, text(&store)], 5);
+        assert!(error.contains(&pid), "{error}");
+    }
+    fs.close().unwrap();
+    drop(fs);
+    works(&["stat", text(&store)]);
+}
+
+#[test]
+fn reports_are_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let made = json(&["mkfs", "--json", text(&store), "--model", "none", "--chunk-size", "16k"]);
+    assert_eq!(made["chunk_size"], 16384);
+    let content = "All work and no play makes Jack a dull boy.\n".repeat(2000);
+    put(&store, "jack", content.as_bytes());
+    let before = json(&["stat", "--json", text(&store)]);
+    assert_eq!(before["logical"], content.len() as u64);
+    assert_eq!(before["files"], 1);
+    assert!(before["queue"]["chunks"].as_u64().unwrap() > 0);
+    let drained = json(&["drain", "--json", text(&store)]);
+    assert_eq!(drained["chunks_done"], before["queue"]["chunks"]);
+    let after = json(&["stat", "--json", text(&store)]);
+    assert_eq!(after["queue"]["chunks"], 0);
+    assert_eq!(json(&["check", "--json", text(&store)])["problems"], Value::Array(vec![]));
+    assert!(json(&["model", "list", "--json"]).is_array());
+    assert!(json(&["model", "list", "--json", text(&store)]).is_array());
+    // People get something as well.
+    assert!(works(&["stat", text(&store)]).contains("cold"));
+    assert!(works(&["check", text(&store)]).contains("clean"));
+}
+
+#[test]
+fn files_go_through_the_codec_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let content = [b"Das Pferd frisst keinen Gurkensalat. ".repeat(3000), noise(5000)].concat();
+    for (name, content) in [("text", content.as_slice()), ("empty", b"")] {
+        let (plain, coded, again) = (at(name), at("coded"), at("again"));
+        fs::write(&plain, content).unwrap();
+        for codec in ["raw", "zstd", "auto"] {
+            let report = json(&[
+                "codec", "encode", text(&plain), text(&coded), "--codec", codec, "--json",
+            ]);
+            assert_eq!(report["coded"], fs::metadata(&coded).unwrap().len());
+            works(&["codec", "decode", text(&coded), text(&again)]);
+            assert_eq!(fs::read(&again).unwrap(), content);
+        }
+    }
+    // Damage leaves what is there alone.
+    let mut bad = fs::read(at("coded")).unwrap();
+    bad.truncate(10);
+    fs::write(at("bad"), bad).unwrap();
+    fs::write(at("kept"), "kept").unwrap();
+    fails(&["codec", "decode", text(&at("bad")), text(&at("kept"))], 7);
+    fails(&["codec", "decode", text(&at("text")), text(&at("kept"))], 7);
+    fails(&["codec", "encode", text(&at("missing")), text(&at("kept"))], 1);
+    fails(&["codec", "encode", text(folder.path()), text(&at("kept"))], 1);
+    assert_eq!(fs::read(at("kept")).unwrap(), b"kept");
+
+    let bench = json(&["codec", "bench", text(&at("text")), "--json", "--codec", "zstd"]);
+    assert_eq!(bench["total"]["plain"], content.len() as u64);
+    assert_eq!(bench["total"]["coded"], bench["total"]["zstd19"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let (_folder, store) = store();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_laconicfs"))
+        .args(["stat", text(&store)])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn what_is_not_mounted_cannot_be_unmounted() {
+    let (folder, store) = store();
+    fails(&["umount", text(folder.path())], 10);
+    fails(&["umount", text(&store)], 10);
+    fails(&["umount", "/no/such/folder"], 10);
+    fails(&["umount", "/proc"], 10);
+}
+
+#[test]
+fn a_mount_lives_from_mount_to_umount() {
+    if !fuse() {
+        return;
+    }
+    let (folder, store) = store();
+    let dir = folder.path().join("mnt");
+    let (s, d) = (text(&store), text(&dir));
+    fails(&["mount", s, d], 9);
+    fails(&["mount", s, d, "--create", "-o", "nonsense"], 9);
+    let mounted = json(&["mount", s, d, "--create", "--json"]);
+    let pid = mounted["pid"].to_string();
+    fs::write(dir.join("file"), "written through the mount").unwrap();
+
+    // Every way to name it, while it is mounted.
+    for path in [s, d, text(&dir.join("file"))] {
+        let stat = json(&["stat", "--json", path]);
+        assert_eq!(stat["mounted"]["pid"].to_string(), pid);
+    }
+    json(&["drain", "--json", d]);
+    let other = folder.path().join("other");
+    let error = fails(&["mount", s, text(&other), "--create"], 5);
+    assert!(error.contains(&pid), "{error}");
+    fails(&["check", s], 5);
+    let second = folder.path().join("second");
+    works(&["mkfs", text(&second), "--model", "none"]);
+    let error = fails(&["mount", text(&second), d], 9);
+    assert!(error.contains("in use"), "{error}");
+
+    // Not while a file is open.
+    let open = File::open(dir.join("file")).unwrap();
+    fails(&["umount", d], 5);
+    drop(open);
+    works(&["umount", d]);
+    // The store is free at once, and the log and the socket are in order.
+    works(&["check", "--scrub", s]);
+    assert!(!store.join("control").exists());
+
+    works(&["mount", s, d, "-o", "ro"]);
+    assert_eq!(fs::read(dir.join("file")).unwrap(), b"written through the mount");
+    assert!(fs::write(dir.join("file"), "x").is_err());
+    works(&["umount", "--json", s]);
+    assert!(fs::read(dir.join("file")).is_err());
+}
+
+#[test]
+fn a_mount_point_must_be_an_empty_directory() {
+    if !fuse() {
+        return;
+    }
+    let (folder, store) = store();
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    fails(&["mount", text(&store), text(&file)], 9);
+    fails(&["mount", text(&store), text(folder.path())], 9);
+    let inside = store.join("mnt");
+    fails(&["mount", text(&store), text(&inside), "--create"], 9);
+    assert_eq!(fs::read(&file).unwrap(), b"x");
+}
+
+#[test]
+fn the_demonstration_compares_every_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("deeper")).unwrap();
+    let content = "The quick brown fox jumps over the lazy dog.\n".repeat(1000);
+    fs::write(folder.path().join("deeper/fox"), &content).unwrap();
+    fs::write(folder.path().join("empty"), "").unwrap();
+    let demo = json(&["demo", text(folder.path()), "--json", "--model", "none"]);
+    assert_eq!(demo["total"]["bytes"], content.len() as u64);
+    assert_eq!(demo["files"].as_array().unwrap().len(), 2);
+    assert_eq!(demo["files"][0]["file"], "deeper/fox");
+    fails(&["demo", "/no/such/folder"], 1);
+}

@@ -1,0 +1,10 @@
+//! Real mounts, used as people and programs use them.
+//!
+//! Where the machine cannot mount, each test says why it was skipped and
+//! passes.
+
+mod harness;
+mod lifecycle;
+mod posix;
+mod programs;
+mod sys;

@@ -1,0 +1,459 @@
+//! What single system calls do on a mount.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{
+    FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink,
+};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::harness::{DEFAULT, Mount, THROUGH, have, run, text};
+use crate::sys;
+
+fn read_write(path: &Path) -> File {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .unwrap()
+}
+
+fn errno(result: io::Result<()>) -> i32 {
+    result.unwrap_err().raw_os_error().unwrap()
+}
+
+/// Runs `body` on a mount with and one without the cache of writes.
+fn both(body: impl Fn(&Mount)) {
+    for options in [DEFAULT, THROUGH] {
+        let Some(mount) = Mount::fresh(options) else {
+            return;
+        };
+        body(&mount);
+        mount.unmount();
+    }
+}
+
+#[test]
+fn every_kind_of_node_can_be_made() {
+    both(|mount| {
+        sys::make_node(&mount.path("fifo"), libc::S_IFIFO | 0o600, 0).unwrap();
+        sys::make_node(&mount.path("sock"), libc::S_IFSOCK | 0o600, 0).unwrap();
+        let device = libc::makedev(1, 3);
+        sys::make_node(&mount.path("null"), libc::S_IFCHR | 0o666, device).unwrap();
+        sys::make_node(&mount.path("file"), libc::S_IFREG | 0o640, 0).unwrap();
+        symlink("no/where", mount.path("link")).unwrap();
+        let meta = |name| fs::symlink_metadata(mount.path(name)).unwrap();
+        assert!(meta("fifo").file_type().is_fifo());
+        assert!(meta("sock").file_type().is_socket());
+        assert!(meta("null").file_type().is_char_device());
+        assert_eq!(meta("null").rdev(), device);
+        assert_eq!(meta("file").mode(), libc::S_IFREG | 0o640);
+        assert_eq!(meta("link").len(), 8);
+        assert_eq!(
+            fs::read_link(mount.path("link")).unwrap(),
+            Path::new("no/where")
+        );
+        // Devices are not honoured unless asked for.
+        assert_eq!(
+            errno(File::open(mount.path("null")).map(drop)),
+            libc::EACCES
+        );
+        // A FIFO is the kernel's once it is open.
+        let fifo = mount.path("fifo");
+        std::thread::scope(|threads| {
+            threads.spawn(|| fs::write(&fifo, b"through").unwrap());
+            assert_eq!(fs::read(&fifo).unwrap(), b"through");
+        });
+    });
+}
+
+#[test]
+fn hard_links_share_one_file() {
+    both(|mount| {
+        fs::write(mount.path("a"), b"one").unwrap();
+        fs::create_dir(mount.path("d")).unwrap();
+        fs::hard_link(mount.path("a"), mount.path("d/b")).unwrap();
+        let (a, b) = (
+            fs::metadata(mount.path("a")).unwrap(),
+            fs::metadata(mount.path("d/b")).unwrap(),
+        );
+        assert_eq!((a.ino(), a.nlink()), (b.ino(), 2));
+        fs::write(mount.path("d/b"), b"two").unwrap();
+        assert_eq!(fs::read(mount.path("a")).unwrap(), b"two");
+        fs::remove_file(mount.path("a")).unwrap();
+        assert_eq!(fs::metadata(mount.path("d/b")).unwrap().nlink(), 1);
+        assert_eq!(fs::read(mount.path("d/b")).unwrap(), b"two");
+        assert_eq!(
+            errno(fs::hard_link(mount.path("d"), mount.path("e"))),
+            libc::EPERM
+        );
+    });
+}
+
+#[test]
+fn rename_replaces_exchanges_and_refuses() {
+    both(|mount| {
+        let path = |name| mount.path(name);
+        fs::write(path("a"), b"a").unwrap();
+        fs::write(path("b"), b"b").unwrap();
+        fs::create_dir_all(path("d/e")).unwrap();
+        let noreplace = sys::rename(&path("a"), &path("b"), libc::RENAME_NOREPLACE);
+        assert_eq!(errno(noreplace), libc::EEXIST);
+        sys::rename(&path("a"), &path("b"), libc::RENAME_EXCHANGE).unwrap();
+        assert_eq!(fs::read(path("a")).unwrap(), b"b");
+        sys::rename(&path("a"), &path("d"), libc::RENAME_EXCHANGE).unwrap();
+        assert!(path("a/e").is_dir() && path("d").is_file());
+        let whiteout = sys::rename(&path("d"), &path("x"), libc::RENAME_WHITEOUT);
+        assert_eq!(errno(whiteout), libc::EINVAL);
+        fs::rename(path("d"), path("b")).unwrap();
+        assert_eq!(fs::read(path("b")).unwrap(), b"b");
+        assert_eq!(errno(fs::rename(path("a"), path("a/e/f"))), libc::EINVAL);
+        assert_eq!(errno(fs::rename(path("b"), path("a"))), libc::EISDIR);
+        assert_eq!(errno(fs::remove_dir(path("a"))), libc::ENOTEMPTY);
+    });
+}
+
+#[test]
+fn a_file_without_a_name_lives_while_it_is_open() {
+    both(|mount| {
+        let mut file = read_write(&mount.path("a"));
+        file.write_all(&text(1, 100_000)).unwrap();
+        fs::remove_file(mount.path("a")).unwrap();
+        assert!(!mount.path("a").exists());
+        file.write_all(&text(2, 100_000)).unwrap();
+        file.sync_all().unwrap();
+        mount.forget();
+        let mut back = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut back).unwrap();
+        assert_eq!(back, [text(1, 100_000), text(2, 100_000)].concat());
+        let meta = file.metadata().unwrap();
+        assert_eq!((meta.nlink(), meta.len()), (0, 200_000));
+        file.set_permissions(Permissions::from_mode(0o600)).unwrap();
+    });
+}
+
+#[test]
+fn holes_are_found_and_punched_while_the_kernel_still_holds_the_bytes() {
+    both(|mount| {
+        let file = read_write(&mount.path("a"));
+        let (data, far) = (text(1, 200_000), 10 << 20);
+        file.write_all_at(&data, far).unwrap();
+        // Nothing was closed or synced: with the cache of writes the kernel
+        // alone knows these bytes.
+        let found = sys::seek(&file, 0, libc::SEEK_DATA).unwrap();
+        assert!(found <= far && found > far - 65536, "{found}");
+        assert_eq!(sys::seek(&file, 0, libc::SEEK_HOLE).unwrap(), 0);
+        let end = sys::seek(&file, far, libc::SEEK_HOLE).unwrap();
+        assert_eq!(end, far + 200_000);
+        let behind = sys::seek(&file, far + 200_000, libc::SEEK_DATA);
+        assert_eq!(errno(behind.map(drop)), libc::ENXIO);
+
+        let (keep, punch) = (libc::FALLOC_FL_KEEP_SIZE, libc::FALLOC_FL_PUNCH_HOLE);
+        sys::allocate(&file, keep | punch, far + 1000, 190_000).unwrap();
+        let mut back = vec![1; 200_000];
+        file.read_exact_at(&mut back, far).unwrap();
+        assert_eq!(back[..1000], data[..1000]);
+        assert!(back[1000..191_000].iter().all(|&b| b == 0));
+        assert_eq!(back[191_000..], data[191_000..]);
+
+        sys::allocate(&file, 0, 0, 20 << 20).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 20 << 20);
+        sys::allocate(&file, libc::FALLOC_FL_ZERO_RANGE, far, 1000).unwrap();
+        file.read_exact_at(&mut back[..1000], far).unwrap();
+        assert!(back[..1000].iter().all(|&b| b == 0));
+        let collapse = sys::allocate(&file, libc::FALLOC_FL_COLLAPSE_RANGE, 0, 65536);
+        assert_eq!(errno(collapse), libc::EOPNOTSUPP);
+        file.sync_all().unwrap();
+        assert!(fs::metadata(mount.path("a")).unwrap().blocks() < (1 << 20) / 512);
+    });
+}
+
+#[test]
+fn ranges_are_copied_by_the_volume() {
+    both(|mount| {
+        let data = text(3, 1 << 20);
+        fs::write(mount.path("a"), &data).unwrap();
+        let from = File::open(mount.path("a")).unwrap();
+        let to = read_write(&mount.path("b"));
+        to.write_all_at(&text(4, 1000), 0).unwrap();
+        let mut done = 0;
+        while done < data.len() - 10 {
+            let at = done as i64;
+            let copied =
+                sys::copy_range(&from, at + 10, &to, at + 500, data.len() - 10 - done).unwrap();
+            assert!(copied > 0);
+            done += copied;
+        }
+        let expected = [&text(4, 1000)[..500], &data[10..]].concat();
+        assert_eq!(fs::read(mount.path("b")).unwrap(), expected);
+        mount.forget();
+        assert_eq!(fs::read(mount.path("b")).unwrap(), expected);
+    });
+}
+
+#[test]
+fn bytes_written_through_a_shared_map_are_in_the_file() {
+    both(|mount| {
+        let len = 300_000;
+        let file = read_write(&mount.path("a"));
+        file.set_len(len as u64).unwrap();
+        let mut map = sys::Map::new(&file, len).unwrap();
+        map.bytes().copy_from_slice(&text(5, len));
+        map.sync().unwrap();
+        map.bytes()[100_000..100_004].copy_from_slice(b"late");
+        drop((map, file));
+        mount.forget();
+        let mut expected = text(5, len);
+        expected[100_000..100_004].copy_from_slice(b"late");
+        assert_eq!(fs::read(mount.path("a")).unwrap(), expected);
+        // And what is written is in a map that is there already.
+        let file = read_write(&mount.path("a"));
+        let mut map = sys::Map::new(&file, len).unwrap();
+        assert_eq!(map.bytes()[200_000], expected[200_000]);
+        file.write_all_at(b"!", 200_000).unwrap();
+        assert_eq!(map.bytes()[200_000], b'!');
+    });
+}
+
+#[test]
+fn two_processes_append_whole_lines() {
+    both(|mount| {
+        let script = "for i in $(seq 300); do echo \"$0 line $i of this process\" >> log; done";
+        std::thread::scope(|threads| {
+            for name in ["one", "two"] {
+                threads.spawn(move || run(mount.root(), "sh", &["-c", script, name]));
+            }
+        });
+        mount.forget();
+        let log = fs::read_to_string(mount.path("log")).unwrap();
+        for name in ["one", "two"] {
+            let lines: Vec<_> = log.lines().filter(|l| l.starts_with(name)).collect();
+            let expected: Vec<_> = (1..=300)
+                .map(|i| format!("{name} line {i} of this process"))
+                .collect();
+            assert_eq!(lines, expected);
+        }
+        assert_eq!(log.lines().count(), 600);
+    });
+}
+
+#[test]
+fn a_file_replaced_by_rename_is_always_there_and_whole() {
+    both(|mount| {
+        let (target, fresh) = (mount.path("doc"), mount.path("doc.tmp"));
+        fs::write(&target, text(0, 20_000)).unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            for _ in 0..2 {
+                threads.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        let seen = fs::read(&target).unwrap();
+                        let whole = (0..200).any(|n| seen == text(n, 20_000));
+                        assert!(whole, "{} bytes of a file half written", seen.len());
+                    }
+                });
+            }
+            for n in 0..200 {
+                fs::write(&fresh, text(n, 20_000)).unwrap();
+                fs::rename(&fresh, &target).unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
+fn opening_truncates_and_lengths_change() {
+    both(|mount| {
+        let path = mount.path("a");
+        fs::write(&path, text(1, 150_000)).unwrap();
+        fs::write(&path, b"short").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"short");
+        let file = read_write(&path);
+        file.set_len(100_000).unwrap();
+        file.write_all_at(b"end", 99_997).unwrap();
+        file.set_len(3).unwrap();
+        file.set_len(8).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"sho\0\0\0\0\0");
+        mount.forget();
+        assert_eq!(fs::read(&path).unwrap(), b"sho\0\0\0\0\0");
+    });
+}
+
+#[test]
+fn direct_io_and_cached_io_see_the_same_bytes() {
+    both(|mount| {
+        let path = mount.path("a");
+        fs::write(&path, text(1, 256 << 10)).unwrap();
+        let direct = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(&path)
+            .unwrap();
+        let mut back = vec![0; 64 << 10];
+        direct.read_exact_at(&mut back, 64 << 10).unwrap();
+        assert_eq!(back, text(1, 256 << 10)[64 << 10..128 << 10]);
+        direct.write_all_at(&text(2, 64 << 10), 64 << 10).unwrap();
+        let seen = fs::read(&path).unwrap();
+        assert_eq!(seen[64 << 10..128 << 10], text(2, 64 << 10));
+        assert_eq!(seen[128 << 10..], text(1, 256 << 10)[128 << 10..]);
+    });
+}
+
+#[test]
+fn attributes_are_kept() {
+    let Some(mount) = Mount::fresh(DEFAULT) else {
+        return;
+    };
+    let path = mount.path("a");
+    fs::write(&path, b"x").unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o4751)).unwrap();
+    std::os::unix::fs::chown(&path, Some(1234), Some(2345)).unwrap();
+    let then = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789);
+    let times = fs::FileTimes::new().set_modified(then).set_accessed(then);
+    File::open(&path).unwrap().set_times(times).unwrap();
+    let mount = mount.again(DEFAULT);
+    let meta = fs::metadata(mount.path("a")).unwrap();
+    // A change of owner drops set-user-id.
+    assert_eq!(meta.mode() & 0o7777, 0o751);
+    assert_eq!((meta.uid(), meta.gid()), (1234, 2345));
+    assert_eq!(meta.modified().unwrap(), then);
+    assert_eq!(meta.accessed().unwrap(), then);
+    mount.unmount();
+}
+
+#[test]
+fn a_write_by_another_user_drops_set_user_id() {
+    both(|mount| {
+        if !have("python3") {
+            return;
+        }
+        let path = mount.path("a");
+        for (how, expected) in [
+            ("os.write(os.open(p, os.O_WRONLY), b'y'); os.setuid", 0o4777),
+            (
+                "os.setuid(1000); os.write(os.open(p, os.O_WRONLY), b'y'); len",
+                0o777,
+            ),
+            ("os.setuid(1000); os.truncate(p, 0); len", 0o777),
+            (
+                "os.setuid(1000); os.open(p, os.O_WRONLY | os.O_TRUNC); len",
+                0o777,
+            ),
+        ] {
+            fs::write(&path, b"x").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o4777)).unwrap();
+            let script = format!("import os, sys; p = sys.argv[1]; {how}");
+            fs::set_permissions(mount.root(), Permissions::from_mode(0o755)).unwrap();
+            // From a directory that everyone may search.
+            run(
+                Path::new("/"),
+                "python3",
+                &["-c", &script, path.to_str().unwrap()],
+            );
+            let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+            assert_eq!(mode, expected, "{how}");
+        }
+    });
+}
+
+#[test]
+fn extended_attributes_and_flags() {
+    let Some(mount) = Mount::fresh(DEFAULT) else {
+        return;
+    };
+    let path = mount.path("a");
+    fs::write(&path, b"x").unwrap();
+    sys::set_xattr(&path, "user.one", b"1", 0).unwrap();
+    sys::set_xattr(&path, "trusted.two", &text(1, 60_000), 0).unwrap();
+    sys::set_xattr(&path, "user.empty", b"", 0).unwrap();
+    let create = sys::set_xattr(&path, "user.one", b"2", libc::XATTR_CREATE);
+    assert_eq!(errno(create), libc::EEXIST);
+    let replace = sys::set_xattr(&path, "user.three", b"2", libc::XATTR_REPLACE);
+    assert_eq!(errno(replace), libc::ENODATA);
+    assert_eq!(sys::xattr(&path, "user.one").unwrap(), b"1");
+    let names: BTreeSet<_> = sys::list_xattrs(&path).unwrap().into_iter().collect();
+    let expected = ["user.one", "trusted.two", "user.empty"];
+    assert_eq!(names, expected.map(String::from).into());
+    sys::remove_xattr(&path, "user.one").unwrap();
+    let gone = sys::xattr(&path, "user.one").map(drop);
+    assert_eq!(errno(gone), libc::ENODATA);
+    let acl = sys::set_xattr(&path, "system.posix_acl_access", b"\x02\0\0\0", 0);
+    assert_eq!(errno(acl), libc::EOPNOTSUPP);
+
+    const IMMUTABLE: u32 = 0x10;
+    let file = File::open(&path).unwrap();
+    assert_eq!(sys::flags(&file).unwrap(), 0);
+    sys::set_flags(&file, IMMUTABLE).unwrap();
+    assert_eq!(sys::flags(&file).unwrap(), IMMUTABLE);
+    assert_eq!(errno(fs::remove_file(&path)), libc::EPERM);
+    assert_eq!(errno(fs::write(&path, b"y")), libc::EPERM);
+    let mount = mount.again(DEFAULT);
+    let path = mount.path("a");
+    assert_eq!(sys::xattr(&path, "trusted.two").unwrap(), text(1, 60_000));
+    let file = File::open(&path).unwrap();
+    sys::set_flags(&file, 0).unwrap();
+    fs::remove_file(&path).unwrap();
+    drop(file);
+    mount.unmount();
+}
+
+#[test]
+fn large_directories_are_listed_once_while_they_are_emptied() {
+    both(|mount| {
+        let dir = mount.path("d");
+        fs::create_dir(&dir).unwrap();
+        let expected: BTreeSet<_> = (0..3000).map(|n| format!("file number {n}")).collect();
+        for name in &expected {
+            File::create(dir.join(name)).unwrap();
+        }
+        mount.forget();
+        let mut seen = BTreeSet::new();
+        for entry in fs::read_dir(&dir).unwrap() {
+            let entry = entry.unwrap();
+            assert!(seen.insert(entry.file_name().into_string().unwrap()));
+            fs::remove_file(entry.path()).unwrap();
+        }
+        assert_eq!(seen, expected);
+        fs::remove_dir(&dir).unwrap();
+    });
+}
+
+#[test]
+fn names_of_any_bytes() {
+    use std::os::unix::ffi::OsStrExt;
+    both(|mount| {
+        let name = std::ffi::OsStr::from_bytes(b"\xff\xfe not text \n\x01");
+        fs::write(mount.root().join(name), b"x").unwrap();
+        let listed: Vec<_> = fs::read_dir(mount.root())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(listed, [name]);
+        let long = "n".repeat(255);
+        fs::write(mount.path(&long), b"x").unwrap();
+        let longer = fs::write(mount.path(&"n".repeat(256)), b"x");
+        assert_eq!(errno(longer), libc::ENAMETOOLONG);
+    });
+}
+
+#[test]
+fn the_end_of_a_file_follows_writes_by_others() {
+    both(|mount| {
+        let mut reader = read_write(&mount.path("a"));
+        let writer = read_write(&mount.path("a"));
+        writer.write_all_at(b"abc", 0).unwrap();
+        assert_eq!(reader.seek(SeekFrom::End(0)).unwrap(), 3);
+        writer.write_all_at(b"def", 100_000).unwrap();
+        assert_eq!(reader.seek(SeekFrom::End(0)).unwrap(), 100_003);
+        let mut back = [0; 6];
+        reader.read_exact_at(&mut back, 99_997).unwrap();
+        assert_eq!(&back, b"\0\0\0def");
+    });
+}
