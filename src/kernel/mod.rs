@@ -1,1 +1,5 @@
-//! TODO: being built.
+//! The integer arithmetic.
+
+mod wide;
+
+pub use wide::{Width, prefetch, wide};
