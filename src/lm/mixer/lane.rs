@@ -3,27 +3,28 @@
 use super::tables::hash;
 
 /// Number of adaptive contexts.
-pub const CONTEXTS: usize = 30;
+pub const CONTEXTS: usize = 20;
+
+/// Tokens that a lane remembers.
+pub const RECENT: usize = 4;
 
 /// What a lane has coded so far, kept so that a token costs no rescans.
 #[derive(Default)]
 pub struct Lane {
     pub text: Vec<u8>,
     /// The last tokens, newest first, as code + 1; 0 before the lane.
-    pub recent: [u32; 6],
+    pub recent: [u32; RECENT],
     /// Tokens coded.
     pub count: u32,
     /// Where the current line and the one before it start in `text`.
     line: usize,
     above: usize,
-    /// Hashes of the word that the text ends in (0 between words) and of the
-    /// last one before it.
+    /// Hashes of the word that the text ends in (0 between words), and of the
+    /// last one before it. Bytes outside ASCII count as letters.
     word: u32,
     word_before: u32,
-    word_before2: u32,
-    /// Hash of the first bytes of this line
-    line_start: u32,
-    indent: u32,
+    /// Up to four bytes that this line begins with.
+    line_head: u32,
     /// Separators seen in this line.
     field: u32,
     /// Hash of the last tag's name, and whether it still grows.
@@ -43,7 +44,7 @@ impl Lane {
     /// Appends a token.
     #[inline(always)]
     pub fn push(&mut self, code: u32, bytes: &[u8]) {
-        self.recent.copy_within(0..5, 1);
+        self.recent.copy_within(..RECENT - 1, 1);
         self.recent[0] = code + 1;
         self.count += 1;
         for &b in bytes {
@@ -53,7 +54,6 @@ impl Lane {
                 self.word = (self.word ^ u32::from(b | 32)).wrapping_mul(0x2F0B_4C47) | 1;
             } else {
                 if self.word != 0 {
-                    self.word_before2 = self.word_before;
                     self.word_before = self.word;
                     self.word = 0;
                 }
@@ -62,19 +62,14 @@ impl Lane {
                         self.above = self.line;
                         self.line = self.text.len();
                         self.field = 0;
-                        self.line_start = 0;
-                        self.indent = 0;
+                        self.line_head = 0;
                     }
                     b',' | b'\t' | b' ' | b'|' | b';' => self.field += 1,
                     _ => {}
                 }
             }
-            let col = self.text.len() - self.line;
-            if col > 0 && col <= 4 {
-                self.line_start = self.line_start << 8 | u32::from(b);
-            }
-            if col > 0 && (b == b' ' || b == b'\t') && self.indent as usize + 1 == col {
-                self.indent += 1;
+            if (1..=4).contains(&self.column()) {
+                self.line_head = self.line_head << 8 | u32::from(b);
             }
             match b {
                 b'<' => (self.tag, self.in_tag) = (0, true),
@@ -105,48 +100,42 @@ impl Lane {
         byte(0) | byte(1) << 8 | byte(2) << 16
     }
 
-    /// One hash a context.
+    /// One hash a context. `guess` stands for what the match model foresees.
     #[inline(always)]
     pub fn contexts(&self, guess: u32) -> [u32; CONTEXTS] {
-        let [t1, t2, t3, t4, t5, _] = self.recent;
+        let [t1, t2, t3, t4] = self.recent;
         let b = self.bytes;
         let above = self.above3();
-        let (field, word, tag) = (self.field, self.word, self.tag);
+        let (field, word) = (self.field, self.word);
         let o2 = hash(t1, t2);
         let o3 = hash(o2, t3);
-        let o4 = hash(o3, t4);
-        let words = hash(word, self.word_before);
         let keys = [
+            // the last tokens
             0,
             t1,
             o2,
             o3,
-            o4,
-            hash(o4, t5),
+            hash(o3, t4),
+            // some of them skipped
             t2,
             hash(t2, t3),
+            // what the match model foresees
+            hash(guess, t1),
+            // the last bytes
             b as u32 & 0xffff,
+            b as u32 & 0xff_ffff,
             b as u32,
             hash(b as u32, (b >> 32) as u32 & 0xffff),
+            // lines and fields
             hash(above, t1),
+            hash(above, field),
             hash(field, t1),
             self.column() as u32,
-            words,
-            hash(tag, t1),
-            hash(field, above),
+            hash(self.line_head, field),
+            // words and tags
+            hash(word, self.word_before),
             hash(word, field),
-            hash(t1, t3),
-            hash(b as u32 & 0xff, field),
-            b as u32 & 0xff_ffff,
-            hash(self.line_start, field),
-            hash(above & 0xff, b as u32 & 0xffff),
-            hash(self.text.len() as u32 & 3, (b >> 24) as u32 & 0xff),
-            hash((b >> 8) as u32 & 0xff, (b >> 24) as u32 & 0xff),
-            hash(self.word_before, if word == 0 { 1 } else { 2 + (b as u32 & 0xff) }),
-            hash(self.indent, t1),
-            guess,
-            hash(self.word_before, hash(self.word_before2, b as u32 & 0xff)),
-            hash(guess, t1),
+            hash(self.tag, t1),
         ];
         let mut out = [0; CONTEXTS];
         for (i, (o, k)) in out.iter_mut().zip(keys).enumerate() {

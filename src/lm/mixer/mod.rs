@@ -1,87 +1,76 @@
 //! Online mixing of the model's prediction with what the chunk has taught.
+//!
+//! A token is coded as the bits of its code, the highest first. For every bit
+//! there is a probability from
+//!
+//! * the language model, if there is one, as the share of the codes with a one
+//!   among those that the earlier bits have left;
+//! * twenty adaptive [contexts](lane): in each, the chunk's own history of
+//!   this very decision, as a probability and a count; both the probability
+//!   itself, and what such a state has turned out to mean so far;
+//! * two [match models](matches).
+//!
+//! They meet in the logistic domain: sets of weights, each chosen by another
+//! aspect of the situation, make one sum each, a final mixer makes one of
+//! those, and adaptive maps correct it. Every part learns from every bit (the
+//! way of paq and lpaq, by M. Mahoney, on tokens instead of bytes).
+//!
+//! All arithmetic is of integers with defined rounding and wrapping: encoder
+//! and decoder see the same probabilities on every machine. Statistics begin
+//! empty in every chunk; weights and maps begin as a [`MixerStart`], which is
+//! trained and belongs to the model.
+//!
+//! The tokens of a chunk are cut into lanes, consecutive parts of which the
+//! first `n % lanes` are one token longer. They take turns: the first token of
+//! every lane, the second of every lane, ... A lane's contexts are of its own
+//! text; statistics, weights and match models are of all.
 
+mod foresight;
 mod lane;
 mod learned;
+mod matches;
+mod mix;
 mod slots;
 mod tables;
+#[cfg(test)]
+mod tests;
 
+use std::sync::Arc;
+
+pub use foresight::{Blind, Cdf, Foresight, Way};
+pub use learned::{LEVELS, Learned, MixerStart};
+pub use mix::{decode_mix, encode_mix};
+
+use super::coder::BitCoder;
+use super::vocabulary::Vocabulary;
 use crate::kernel::{Width, wide};
-use crate::lm::coder::BitCoder;
 use lane::{CONTEXTS, Lane};
-pub use learned::Learned;
-use learned::{CELLS, INPUTS, MATCHES, ROW, SETS};
-use slots::Slots;
-use tables::{LIMIT, hash, log_odds, squash, stretch};
+use learned::{
+    APM_ROWS, BIAS, CELLS, FIRST, INPUTS, LEVELS_TOGETHER, MATCH, MATCHES, MODEL, POINTS, PRIOR,
+    PRIOR_BITS, PRIORS, ROWS, SETS, TRUST,
+};
+use matches::{Guess, MODELS, Matches};
+use slots::{Slot, Slots};
+use tables::{LIMIT, hash, squash, stretch};
 
-/// Where the next token is foreseen: the odds of a one at a node.
-pub trait Foresight {
-    const LIVE: bool;
-    /// Log odds, in the logistic domain, of `mid..hi` against `lo..mid` at a level.
-    fn odds(&self, level: usize, lo: usize, mid: usize, hi: usize) -> i32;
-}
+/// The most lanes of a chunk.
+pub const MAX_LANES: usize = 64;
 
-/// No model.
-pub struct Blind;
+/// Learning rate of the weights, in 1/16 of 1/256.
+const RATE: i32 = 28;
+/// Learning rate of the final mixer: 2^-9.
+const LAST_SHIFT: u32 = 18;
+/// Learning rates of maps: 2^-6 and so on.
+const MAP_SHIFT: u32 = 6;
+const APM_SHIFT: u32 = 7;
+const SEEN_SHIFT: u32 = 6;
+const PRIOR_SHIFT: u32 = 5;
 
-impl Foresight for Blind {
-    const LIVE: bool = false;
-    #[inline(always)]
-    fn odds(&self, _: usize, _: usize, _: usize, _: usize) -> i32 {
-        0
-    }
-}
-
-/// The model's cumulative frequencies, in code order.
-pub struct Cdf<'a>(pub &'a [u32]);
-
-impl Foresight for Cdf<'_> {
-    const LIVE: bool = true;
-    #[inline(always)]
-    fn odds(&self, _: usize, lo: usize, mid: usize, hi: usize) -> i32 {
-        let at = |i: usize| self.0.get(i).copied().unwrap_or(0);
-        log_odds(at(hi).wrapping_sub(at(mid)), at(mid).wrapping_sub(at(lo)))
-    }
-}
-
-/// Follows one earlier place of the text.
-#[derive(Clone, Copy, Default)]
-struct Match {
-    /// The token foreseen is `history[at]`; 0: none.
-    at: u32,
-    length: u32,
-}
-
-pub struct Mixer {
-    pub learned: Learned,
-    slots: Slots,
-    lanes: Vec<Lane>,
-    /// Number of each lane's first token, and one past the last.
-    starts: Vec<u32>,
-    /// All tokens as code + 1 by number; 0 where not yet coded. Number 0 is
-    /// unused.
-    history: Vec<u32>,
-    matches: Vec<[Match; 2]>,
-    /// Where a hash of the last tokens was seen last.
-    heads: [Vec<u32>; 2],
-    vocabulary: usize,
-    depth: usize,
-    width: Width,
-    rates: Rates,
-}
-
-/// Tunables, for experiments.
-#[derive(Clone, Copy)]
-pub struct Rates {
-    pub v: [i32; 16],
-}
-
-const MATCH_TOKENS: [u32; 2] = [5, 2];
-
-/// Rates of a node by its count, in 1/65536: 1 / (n + 1.5), held above 1/30.
+/// Rate of a node by its count, in 1/65536: 1 / (n + 1.5), held above 1/28.
 static NODE_RATE: [i32; 16] = {
     let mut rate = [0; 16];
     let mut n = 0;
-    while n < 16 {
+    while n < 12 {
         rate[n] = 131072 / (2 * n as i32 + 3);
         n += 1;
     }
@@ -92,258 +81,264 @@ static NODE_RATE: [i32; 16] = {
     rate
 };
 
+/// Lengths of the lanes of a chunk of so many tokens.
+pub fn lane_lengths(tokens: usize, lanes: usize) -> impl Iterator<Item = usize> {
+    (0..lanes).map(move |l| tokens / lanes + usize::from(l < tokens % lanes))
+}
+
+/// Codes the tokens of one chunk after another.
+pub struct Mixer {
+    start: Arc<MixerStart>,
+    vocabulary: Arc<Vocabulary>,
+    learned: Learned,
+    slots: Slots,
+    lanes: Vec<Lane>,
+    matches: Matches,
+    width: Width,
+}
+
 impl Mixer {
-    pub fn new(vocabulary: usize, depth: usize) -> Self {
+    pub fn new(start: Arc<MixerStart>, vocabulary: Arc<Vocabulary>) -> Self {
         Mixer {
-            learned: Learned::untrained(),
+            learned: start.blind.clone(),
+            start,
+            vocabulary,
             slots: Slots::default(),
             lanes: Vec::new(),
-            starts: Vec::new(),
-            history: Vec::new(),
-            matches: Vec::new(),
-            heads: [vec![], vec![]],
-            vocabulary,
-            depth,
+            matches: Matches::default(),
             width: Width::best(),
-            rates: Rates { v: [0; 16] },
         }
     }
 
-    pub fn set_rates(&mut self, v: [i32; 16]) {
-        self.rates.v = v;
+    pub fn vocabulary(&self) -> &Arc<Vocabulary> {
+        &self.vocabulary
     }
 
-    pub fn begin(&mut self, lanes: usize, tokens: usize, table_bits: u32) {
-        self.slots.reset(table_bits);
+    /// What was learned so far, and from now on: for training.
+    pub fn learned_mut(&mut self) -> &mut Learned {
+        &mut self.learned
+    }
+
+    /// Another width of registers: for tests, the results are the same.
+    pub fn set_width(&mut self, width: Width) {
+        self.width = width;
+    }
+
+    /// Begins a chunk of so many tokens, beside a model (`live`) or without.
+    /// `lanes` is from 1 to [`MAX_LANES`].
+    pub fn begin(&mut self, lanes: usize, tokens: usize, live: bool) {
+        let start = if live { &self.start.live } else { &self.start.blind };
+        self.learned.copy_from(start);
+        self.begin_with_learned(lanes, tokens);
+    }
+
+    /// As [`begin`](Self::begin), but goes on with what was learned before.
+    pub fn begin_with_learned(&mut self, lanes: usize, tokens: usize) {
+        let bits = usize::BITS - tokens.leading_zeros(); // 15 for 64 KiB of prose
+        self.slots.reset((bits + 1).clamp(6, 16));
+        self.matches.reset(lane_lengths(tokens, lanes), bits.clamp(6, 16));
         self.lanes.iter_mut().for_each(Lane::clear);
         self.lanes.resize_with(lanes, Lane::default);
-        self.starts.clear();
-        let mut at = 1;
-        for l in 0..lanes {
-            self.starts.push(at);
-            at += (tokens / lanes + usize::from(l < tokens % lanes)) as u32;
-        }
-        self.starts.push(at);
-        self.history.clear();
-        self.history.resize(at as usize + 1, 0);
-        self.matches.clear();
-        self.matches.resize(lanes, [Match::default(); 2]);
-        for h in &mut self.heads {
-            h.clear();
-            h.resize(1 << 16, 0);
+    }
+
+    /// The bytes that a lane has coded in this chunk; none for what is no lane.
+    pub fn text(&self, lane: usize) -> &[u8] {
+        self.lanes.get(lane).map_or(&[], |l| &l.text)
+    }
+
+    /// Codes the next token of a lane (below the number given to `begin`) and
+    /// returns it. An encoder gives the token; a decoder gives anything. `cdf`
+    /// is the model's: `vocabulary.len() + 1` sums of counts in code order.
+    pub fn code(&mut self, lane: usize, token: u32, cdf: Option<&[u32]>, coder: &mut impl BitCoder) -> u32 {
+        match cdf {
+            Some(cdf) => self.code_with(lane, token, &Cdf(cdf), coder),
+            None => self.code_with(lane, token, &Blind, coder),
         }
     }
 
-    /// Codes the next token of a lane and returns it.
-    pub fn code_with<C: BitCoder, F: Foresight>(&mut self, lane: usize, token: u32, bytes_of: impl Fn(u32) -> (usize, [u8; 64]), foresight: &F, coder: &mut C) -> u32 {
-        let width = self.width;
-        let code = wide(width, || self.decide(lane, token, foresight, coder));
-        let (n, b) = bytes_of(code);
-        self.lanes[lane].push(code, &b[..n]);
+    /// [`code`](Self::code) with any foresight.
+    pub fn code_with<F: Foresight>(&mut self, lane: usize, token: u32, foresight: &F, coder: &mut impl BitCoder) -> u32 {
+        let code = wide(self.width, || self.decide(lane, token, foresight, coder));
+        self.matches.note(lane, &self.lanes[lane], code);
+        self.lanes[lane].push(code, self.vocabulary.bytes_of(code));
         code
     }
 
-    /// Finds what the match models foresee.
     #[inline(always)]
-    fn find_matches(&mut self, lane: usize, at: u32) {
-        let recent = self.lanes[lane].recent;
-        let step = at - self.starts[lane];
-        for k in 0..2 {
-            let m = &mut self.matches[lane][k];
-            if m.at != 0 && self.history[m.at as usize] == recent[0] && self.history[m.at as usize + 1] != 0 {
-                m.at += 1;
-                m.length = (m.length + 1).min(65535);
-            } else {
-                *m = Match::default();
-            }
-            let need = MATCH_TOKENS[k];
-            if step >= need {
-                let mut h = 0;
-                for &t in &recent[..need as usize] {
-                    h = hash(h, t);
-                }
-                let head = &mut self.heads[k][(h >> 16) as usize];
-                if m.at == 0 && *head != 0 {
-                    let c = *head;
-                    let mut length = 0;
-                    while length < 32 && length < step && self.history[(c - 1 - length) as usize] == self.history[(at - 1 - length) as usize] {
-                        length += 1;
-                    }
-                    if length >= need.min(3) && self.history[c as usize] != 0 {
-                        *m = Match { at: c, length };
-                    }
-                }
-                *head = at;
-            }
-        }
-        let m = &mut self.matches[lane];
-        if m[1].at == m[0].at {
-            m[1].at = 0;
-        }
-    }
-
-    #[inline(always)]
-    fn decide<C: BitCoder, F: Foresight>(&mut self, lane: usize, token: u32, foresight: &F, coder: &mut C) -> u32 {
-        let step = self.lanes[lane].count;
-        let at = self.starts[lane] + step;
-        self.find_matches(lane, at);
-        let guess = self.history[self.matches[lane][0].at as usize];
-        let contexts = self.lanes[lane].contexts(hash(guess, self.matches[lane][0].length.min(20)));
+    fn decide<F: Foresight>(&mut self, lane: usize, token: u32, foresight: &F, coder: &mut impl BitCoder) -> u32 {
+        let l = &self.lanes[lane];
+        let mut guesses = self.matches.guess(lane, l);
+        let expected = if guesses[0].live { hash(guesses[0].code + 1, guesses[0].bucket as u32) } else { 0 };
+        let contexts = l.contexts(expected);
         for &c in &contexts {
             self.slots.prefetch(hash(c, 1));
         }
-        let last_byte = usize::from(self.lanes[lane].last_byte());
-        let column = self.lanes[lane].column().min(7);
-        let guesses = self.matches[lane].map(|m| self.history[m.at as usize].wrapping_sub(1));
-        let mut live = self.matches[lane].map(|m| m.at != 0);
-        let lengths = self.matches[lane].map(|m| if m.length < 16 { m.length as usize } else { (16 + (m.length as usize - 16) / 8).min(31) });
-        let [rate, last_shift, apm_rate, map_rate, cmask, smask, kinds, limit, surprise, ..] = self.rates.v;
+        let last_byte = usize::from(l.last_byte());
+        let prior_of = [0, 1 + last_byte as u32, l.recent[0]];
+        let (depth, vocabulary) = (self.vocabulary.depth() as usize, self.vocabulary.len());
 
-        let mut slot = [0u32; CONTEXTS];
-        let mut node = 1u32; // in the group of four levels
-        let mut prefix = 1u32; // all decisions so far, under a leading one
+        let learned = &mut self.learned;
+        let mut found = [0; CONTEXTS];
+        let mut nodes = [Slot::EMPTY; CONTEXTS];
+        let mut node = 1; // within the four levels of `nodes`
+        let mut prefix = 1u32; // the decisions so far, after a leading one
         let mut inputs = [0i16; INPUTS];
-        let (mut ix, mut st) = ([0u16; CONTEXTS], [0u16; CONTEXTS]);
-        for level in 0..self.depth {
-            let below = self.depth - level - 1;
-            let lo = ((prefix as usize) << (below + 1)) - (1 << self.depth);
+        inputs[BIAS] = 256;
+        for level in 0..depth {
+            let below = depth - level - 1;
+            let lo = ((prefix as usize) << (below + 1)) - (1 << depth);
             let mid = lo + (1 << below);
             if level % 4 == 0 {
+                if level > 0 {
+                    self.slots.put(&found, &nodes);
+                }
                 for j in 0..CONTEXTS {
-                    if cmask >> j & 1 != 0 { continue; }
-                    slot[j] = self.slots.find(hash(contexts[j], prefix));
+                    found[j] = self.slots.find(hash(contexts[j], prefix));
+                    nodes[j] = self.slots.get(found[j]);
                 }
                 node = 1;
             }
-            if mid >= self.vocabulary {
+            if mid >= vocabulary {
                 prefix *= 2;
                 node *= 2;
                 continue;
             }
 
             // ---- inputs
-            let lm = if F::LIVE { foresight.odds(level, lo, mid, (mid + (1 << below)).min(self.vocabulary)) } else { 0 };
-            let mut order = 0;
+            let mut known = 0;
+            let mut cells = [0u16; CONTEXTS];
             for j in 0..CONTEXTS {
-                if cmask >> j & 1 != 0 { continue; }
-                let v = self.slots.node(slot[j], node);
-                st[j] = v;
-                let (p, n) = (u32::from(v >> 4), usize::from(v & 15));
-                let s = stretch(p);
-                let cell = n * 32 + ((s * 7 >> 11) + 16) as usize;
-                ix[j] = cell as u16;
-                let m = self.learned.maps[j][cell & (CELLS - 1)];
-                order += usize::from(n > 0 && (1..6).contains(&j));
-                inputs[j] = if n > 0 { stretch(u32::from(m >> 4)) as i16 } else { 0 };
-                inputs[CONTEXTS + j] = s as i16;
-                inputs[2 * CONTEXTS + j] = if n > 0 { ((i32::from(m) - 32768) >> 4) as i16 } else { 0 };
+                let v = nodes[j].0[node & 15];
+                let (p, n) = (stretch(u32::from(v >> 4)), v & 15);
+                let cell = (n as i32 * 32 + ((p * 7 >> 11) + 16)) as u16;
+                cells[j] = cell;
+                let meant = stretch(u32::from(learned.maps[j][usize::from(cell) % CELLS] >> 4));
+                known += usize::from(n > 0);
+                inputs[j] = if n > 0 { meant as i16 } else { 0 };
+                inputs[CONTEXTS + j] = p as i16;
             }
-            inputs[3 * CONTEXTS] = lm as i16;
-            let mut state = 0;
-            let mut cells = [0usize; 2];
-            for k in 0..2 {
-                cells[k] = if k == 0 { lengths[k] } else { 32 + lengths[k].min(15) + 16 * level };
-                inputs[3 * CONTEXTS + 1 + k] = 0;
-                if live[k] {
-                    let g = guesses[k] >> below & 1;
-                    let x = stretch(u32::from(self.learned.seen[cells[k]] >> 4));
-                    inputs[3 * CONTEXTS + 1 + k] = if g == 1 { x } else { -x } as i16;
-                    if k == 0 {
-                        state = if lengths[0] >= 16 { 3 } else if lengths[0] >= 6 { 2 } else { 1 } * 3;
-                    } else {
-                        state += if live[0] && guesses[0] >> below & 1 != g { 2 } else { 1 };
-                    }
+            let mut trust = known.min(TRUST - 1);
+            let mut entries = [0; PRIORS];
+            if F::LIVE {
+                let hi = (mid + (1 << below)).min(vocabulary);
+                let odds = foresight.odds(level, lo, mid, hi).clamp(-LIMIT, LIMIT);
+                inputs[MODEL] = odds as i16;
+                inputs[MODEL + 1] = ((squash(odds) - 32768) >> 4) as i16;
+                trust = (odds.unsigned_abs() as usize / 320).min(TRUST - 1);
+            } else {
+                for k in 0..PRIORS {
+                    let at = if k == 0 { prefix } else { hash(prior_of[k], prefix) >> (32 - PRIOR_BITS[k]) };
+                    entries[k] = at as usize & ((1 << PRIOR_BITS[k]) - 1);
+                    inputs[PRIOR + k] = stretch(u32::from(learned.priors[k][entries[k]] >> 4)) as i16;
                 }
             }
-            inputs[INPUTS - 1] = 256;
-            if kinds & 1 != 0 { inputs[..CONTEXTS].fill(0); }
-            if kinds & 2 != 0 { inputs[CONTEXTS..2 * CONTEXTS].fill(0); }
-            if kinds & 4 != 0 { inputs[2 * CONTEXTS..3 * CONTEXTS].fill(0); }
+            let mut seen = [0; MODELS];
+            for (k, g) in guesses.iter().enumerate() {
+                seen[k] = (k * 32 + g.bucket) * LEVELS + level;
+                let odds = stretch(u32::from(learned.seen[seen[k]] >> 4)) as i16;
+                let one = g.code >> below & 1 == 1;
+                inputs[MATCH + k] = if !g.live { 0 } else if one { odds } else { -odds };
+            }
+            let state = match_state(&guesses, below);
 
-            // ---- weights
-            let lm_state = if F::LIVE { (lm.unsigned_abs() as usize / 320).min(19) } else { column };
+            // ---- mixing
+            let decisions = if level < 9 { prefix as usize } else { 512 + (prefix as usize >> (level - 8)) % 512 };
             let rows = [
-                ROW[0] + level * MATCHES + state,
-                ROW[1] + last_byte * 5 + (level / 3).min(4),
-                ROW[2] + level * 16 + order,
-                ROW[3] + level * 24 + lm_state,
-                ROW[4] + if level < 9 { prefix as usize } else { 512 + (prefix as usize >> (level - 8)) % 512 },
+                FIRST[0] + (level * MATCHES + state) % ROWS[0],
+                FIRST[1] + (last_byte * (LEVELS / LEVELS_TOGETHER) + level / LEVELS_TOGETHER) % ROWS[1],
+                FIRST[2] + decisions % ROWS[2],
+                FIRST[3] + (level * TRUST + trust) % ROWS[3],
             ];
-            let mut x = [0i32; SETS];
+            let mut sums = [0; SETS];
             for k in 0..SETS {
-                if smask >> k & 1 != 0 { continue; }
-                let w = &self.learned.rows[rows[k]].0;
+                let row = &learned.rows[rows[k]].0;
                 let mut sum = 0i32;
                 for j in 0..INPUTS {
-                    sum = sum.wrapping_add(i32::from(inputs[j]) * i32::from(w[j]));
+                    sum = sum.wrapping_add(i32::from(inputs[j]) * i32::from(row[j]));
                 }
-                x[k] = (sum >> 14).clamp(-LIMIT, LIMIT);
+                sums[k] = (sum >> 14).clamp(-LIMIT, LIMIT);
             }
-            let last = &mut self.learned.last[level * MATCHES + state];
-            let mut mixed = 0i32;
-            for k in 0..SETS {
-                mixed = mixed.wrapping_add(((i64::from(last[k]) * i64::from(x[k])) >> 16) as i32);
-            }
-            let mixed = mixed.clamp(-LIMIT, LIMIT);
-            let pm = squash(mixed);
+            let last = &mut learned.last[level * MATCHES + state];
+            let mixed: i64 = (0..SETS).map(|k| i64::from(last[k]) * i64::from(sums[k])).sum();
+            let mixed = (mixed >> 16).clamp(-i64::from(LIMIT), i64::from(LIMIT)) as i32;
+            let p_mixed = squash(mixed);
 
             // ---- adaptive probability maps
-            let pos = mixed + 12 * 512;
-            let (a, fr) = ((pos >> 9) as usize, pos & 511);
-            let apm_rows = [level * MATCHES + state, level * 256 + last_byte];
-            let mut p = 2 * pm;
+            let (point, part) = ((mixed + 6144) as usize >> 9, (mixed + 6144) & 511);
+            let apm_rows = [(level * MATCHES + state) % APM_ROWS[0], (level * 256 + last_byte) % APM_ROWS[1]];
+            let mut p = 2 * p_mixed;
             for k in 0..2 {
-                let t = &self.learned.apms[k][apm_rows[k]];
-                p += (i32::from(t[a]) * (512 - fr) + i32::from(t[a + 1]) * fr) >> 9;
+                let row = &learned.apms[k][apm_rows[k]];
+                let (a, b) = (i32::from(row[point % POINTS]), i32::from(row[(point + 1) % POINTS]));
+                p += (a * (512 - part) + b * part) >> 9;
             }
-            let p = (p >> 2).clamp(1, 65535);
-
-            let bit = coder.code(token >> below & 1, p as u32);
+            let bit = coder.code(token >> below & 1, (p >> 2).clamp(1, 65535) as u32) & 1;
 
             // ---- learning
             let target = (bit as i32) << 16;
             for k in 0..2 {
-                let t = &mut self.learned.apms[k][apm_rows[k]];
-                let cell = &mut t[a + usize::from(fr >= 256)];
-                *cell = (i32::from(*cell) + ((target - bit as i32 - i32::from(*cell)) >> apm_rate)) as u16;
+                let row = &mut learned.apms[k][apm_rows[k]];
+                approach(&mut row[(point + usize::from(part >= 256)) % POINTS], bit, APM_SHIFT);
             }
-            let e_last = target - pm;
             for k in 0..SETS {
-                last[k] += (e_last * (x[k] >> 2) + (1 << (last_shift - 3))) >> (last_shift - 2);
-                if smask >> k & 1 != 0 { continue; }
-                let e = ((target - squash(x[k])) * rate) >> 8;
-                let e = e.clamp(-32768, 32767);
-                let w = &mut self.learned.rows[rows[k]].0;
+                let step = i64::from(target - p_mixed) * i64::from(sums[k]) + (1 << (LAST_SHIFT - 1));
+                last[k] = last[k].wrapping_add((step >> LAST_SHIFT) as i32);
+                let error = (((target - squash(sums[k])) * RATE) >> 8).clamp(-32767, 32767);
+                let row = &mut learned.rows[rows[k]].0;
                 for j in 0..INPUTS {
-                    let delta = (i32::from(inputs[j]) * e + 0x4000) >> 15;
-                    w[j] = w[j].saturating_add(delta as i16);
+                    let step = (i32::from(inputs[j]) * error + 0x4000) >> 15;
+                    row[j] = row[j].saturating_add(step as i16);
                 }
             }
+            let goal = if bit == 1 { 4095 } else { 0 };
             for j in 0..CONTEXTS {
-                if cmask >> j & 1 != 0 { continue; }
-                let v = st[j];
-                let (p, n) = (i32::from(v >> 4), v & 15);
-                let goal = -(bit as i32) & 4095;
-                let q = p + (((goal - p) * NODE_RATE[usize::from(n)] + 0x8000) >> 16);
-                let mut n = (n + 1).min(limit as u16);
-                if surprise > 0 && (goal - p).abs() > 3500 { n = n.min(surprise as u16); }
-                *self.slots.node_mut(slot[j], node) = (q as u16) << 4 | n;
-                let m = &mut self.learned.maps[j][usize::from(ix[j]) & (CELLS - 1)];
-                *m = (i32::from(*m) + ((target - bit as i32 - i32::from(*m)) >> map_rate)) as u16;
+                let v = &mut nodes[j].0[node & 15];
+                let (p, n) = (i32::from(*v >> 4), *v & 15);
+                let p = p + (((goal - p) * NODE_RATE[usize::from(n)] + 0x8000) >> 16);
+                *v = (p as u16) << 4 | (n + 1).min(15);
+                approach(&mut learned.maps[j][usize::from(cells[j]) % CELLS], bit, MAP_SHIFT);
             }
-            for k in 0..2 {
-                if live[k] {
-                    let right = guesses[k] >> below & 1 == bit;
-                    let s = &mut self.learned.seen[cells[k]];
-                    *s = (i32::from(*s) + (((i32::from(right) * 65535) - i32::from(*s)) >> 6)) as u16;
-                    live[k] = right;
+            if !F::LIVE {
+                for k in 0..PRIORS {
+                    approach(&mut learned.priors[k][entries[k]], bit, PRIOR_SHIFT);
+                }
+            }
+            for (k, g) in guesses.iter_mut().enumerate() {
+                if g.live {
+                    g.live = g.code >> below & 1 == bit;
+                    approach(&mut learned.seen[seen[k]], u32::from(g.live), SEEN_SHIFT);
                 }
             }
             prefix = prefix * 2 + bit;
-            node = node * 2 + bit;
+            node = node * 2 + bit as usize;
         }
-        let code = prefix - (1 << self.depth);
-        self.history[at as usize] = code + 1;
-        code
+        self.slots.put(&found, &nodes);
+        prefix - (1 << depth)
     }
+}
+
+/// Moves a probability in 1/65536 towards a bit.
+#[inline(always)]
+fn approach(p: &mut u16, bit: u32, shift: u32) {
+    let goal = if bit == 1 { 65535 } else { 0 };
+    *p = (i32::from(*p) + ((goal - i32::from(*p)) >> shift)) as u16;
+}
+
+/// Which match models have a guess about this bit, how sure the first is, and
+/// whether they agree: below [`MATCHES`].
+#[inline(always)]
+fn match_state(guesses: &[Guess; MODELS], below: usize) -> usize {
+    let [long, short] = guesses;
+    let sure = match long.bucket {
+        _ if !long.live => 0,
+        0..6 => 1,
+        6..16 => 2,
+        _ => 3,
+    };
+    let agree = match short.live {
+        false => 0,
+        true if long.live && (long.code ^ short.code) >> below & 1 == 1 => 2,
+        true => 1,
+    };
+    sure * 3 + agree
 }

@@ -1,5 +1,6 @@
 //! The statistics of a chunk: a hash table of slots.
 
+use super::lane::CONTEXTS;
 use crate::kernel::prefetch;
 
 /// The nodes of four levels of decisions under one context: a binary tree of
@@ -13,10 +14,10 @@ use crate::kernel::prefetch;
 pub struct Slot(pub [u16; 16]);
 
 /// A node that nothing is known of.
-pub const FRESH: u16 = 2048 << 4;
+const FRESH: u16 = 2048 << 4;
 
 impl Slot {
-    const EMPTY: Slot = Slot([FRESH; 16]);
+    pub const EMPTY: Slot = Slot([FRESH; 16]);
 }
 
 /// Two slots to a cache line, and either may hold what hashes to the line.
@@ -64,12 +65,16 @@ impl Slots {
     }
 
     #[inline(always)]
-    pub fn node(&self, slot: u32, node: u32) -> u16 {
-        self.slots[slot as usize].0[(node & 15) as usize]
+    pub fn get(&self, slot: u32) -> Slot {
+        self.slots[slot as usize]
     }
 
+    /// Puts slots back after their nodes have learned. Where two contexts have
+    /// come to share one, the later stays.
     #[inline(always)]
-    pub fn node_mut(&mut self, slot: u32, node: u32) -> &mut u16 {
-        &mut self.slots[slot as usize].0[(node & 15) as usize]
+    pub fn put(&mut self, at: &[u32; CONTEXTS], slots: &[Slot; CONTEXTS]) {
+        for (&at, slot) in at.iter().zip(slots) {
+            self.slots[at as usize] = *slot;
+        }
     }
 }

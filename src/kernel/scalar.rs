@@ -1,0 +1,64 @@
+//! The scalar products, plainly: the specification of the other kernels'.
+
+use super::pack::{COLUMNS, Packed, Packing, Window};
+
+pub struct Plain;
+
+impl super::Dots for Plain {
+    const PACKING: Packing = Packing::Signed;
+
+    unsafe fn product(w: &Packed, rows: usize, a: &[i8], out: &mut [i32]) {
+        let (stride_in, stride_out) = (w.stride_in(), w.stride_out());
+        for (a, out) in a
+            .chunks_exact(stride_in)
+            .zip(out.chunks_exact_mut(stride_out))
+            .take(rows)
+        {
+            for (block, out) in w
+                .data
+                .chunks_exact(COLUMNS * stride_in)
+                .zip(out.chunks_exact_mut(COLUMNS))
+            {
+                let mut sums = [0i32; COLUMNS];
+                for (w, a) in block.chunks_exact(COLUMNS * 4).zip(a.chunks_exact(4)) {
+                    for (s, w) in sums.iter_mut().zip(w.chunks_exact(4)) {
+                        for i in 0..4 {
+                            *s += i32::from(w[i] as i8) * i32::from(a[i]);
+                        }
+                    }
+                }
+                out.copy_from_slice(&sums);
+            }
+        }
+    }
+
+    unsafe fn scores(queries: &[i8], window: &Window, stride: usize, out: &mut [i32]) {
+        let dim = window.head_dim;
+        for (q, out) in queries.chunks_exact(dim).zip(out.chunks_exact_mut(stride)) {
+            for (slot, o) in out.iter_mut().take(window.filled).enumerate() {
+                let at = slot / 16 * 16 * dim + slot % 16 * 4;
+                *o = (0..dim)
+                    .map(|d| {
+                        let k = window.keys[at + d / 4 * 64 + d % 4] ^ 0x80;
+                        i32::from(k as i8) * i32::from(q[d])
+                    })
+                    .sum();
+            }
+        }
+    }
+
+    unsafe fn weigh(weights: &[u16], window: &Window, stride: usize, out: &mut [i32]) {
+        let dim = window.head_dim;
+        for (p, out) in weights.chunks_exact(stride).zip(out.chunks_exact_mut(dim)) {
+            out.fill(0);
+            let blocks = window.values.chunks_exact(4 * dim);
+            for (p, v) in p[..window.filled].chunks(4).zip(blocks) {
+                for (o, v) in out.iter_mut().zip(v.chunks_exact(4)) {
+                    for (&p, &v) in p.iter().zip(v) {
+                        *o += i32::from(p) * i32::from(v);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The transformer, computed in integers: tokens in, distributions out.
+//!
+//! Any number of lanes go through it side by side, one step after another
+//! (decoding) or many steps at once (encoding): the bits are the same, since
+//! every sum is a sum of integers and every other step looks at one row alone.
+
+use std::sync::Arc;
+
+use super::file::{Gains, Model, TURN, Weights};
+use crate::error::{Error, Result};
+use crate::kernel::{
+    self, Aligned, Arithmetic, Attention, GateScales, HeadScales, INPUTS, LOG2_E, Norm, Scale,
+    Window,
+};
+
+/// Rows (steps times lanes) that go through a layer at once.
+const ROWS: usize = 64;
+/// Rows of which the head's sums are kept at once.
+const HEAD_ROWS: usize = 16;
+/// The most lanes of a state.
+pub const MAX_LANES: usize = ROWS;
+
+/// The state of a number of lanes: their KV caches and scratch space.
+pub struct State {
+    model: Arc<Model>,
+    weights: Arc<Weights>,
+    kernel: &'static dyn Arithmetic,
+    lanes: usize,
+    /// Lanes of the last call.
+    active: usize,
+    /// Steps so far.
+    position: u64,
+    cache: Cache,
+    buffers: Buffers,
+    attention: Attention,
+}
+
+/// Keys and values: for each layer, lane and KV head a [`Window`].
+struct Cache {
+    keys: Aligned<u8>,
+    values: Aligned<i8>,
+    key_scales: Aligned<u32>,
+    value_scales: Aligned<u32>,
+}
+
+struct Buffers {
+    /// The residual stream.
+    x: Aligned<i32>,
+    /// Quantised rows: of the stream's width, of all query heads, of the
+    /// hidden width. What pads a row stays 0.
+    narrow: Aligned<i8>,
+    heads: Aligned<i8>,
+    hidden: Aligned<i8>,
+    scales: Vec<Scale>,
+    sums: Aligned<i32>,
+    scratch: Aligned<i32>,
+    logits: Aligned<i32>,
+    queries: Aligned<i8>,
+    attended: Aligned<i32>,
+    /// Cosines and sines of the positions of a block.
+    cos: Vec<i16>,
+    sin: Vec<i16>,
+    cdf: Vec<u32>,
+}
+
+impl State {
+    /// For at most `lanes` lanes, with the kernel of `LACONICFS_KERNEL` or the
+    /// best one.
+    pub fn new(model: Arc<Model>, lanes: usize) -> Result<State> {
+        State::with_kernel(model, lanes, kernel::selected()?)
+    }
+
+    pub fn with_kernel(
+        model: Arc<Model>,
+        lanes: usize,
+        kernel: &'static dyn Arithmetic,
+    ) -> Result<State> {
+        if lanes == 0 || lanes > MAX_LANES {
+            return Err(Error::Invalid("a state has 1 to 64 lanes"));
+        }
+        let weights = model.weights(kernel.packing());
+        let s = model.shape();
+        let slots = s.layers * lanes * s.kv_heads * s.window;
+        let padded = |n: usize| n.next_multiple_of(INPUTS);
+        let widest = s.qkv().max(2 * s.hidden).max(s.width);
+        let buffers = Buffers {
+            x: Aligned::new(ROWS * s.width),
+            narrow: Aligned::new(ROWS * padded(s.width)),
+            heads: Aligned::new(ROWS * padded(s.queries())),
+            hidden: Aligned::new(ROWS * padded(s.hidden)),
+            scales: vec![Scale::ZERO; ROWS],
+            sums: Aligned::new(ROWS * padded(widest)),
+            scratch: Aligned::new(s.vocab.max(widest).max(s.queries())),
+            logits: Aligned::new(HEAD_ROWS * weights.head.stride_out()),
+            queries: Aligned::new(s.queries()),
+            attended: Aligned::new(s.queries()),
+            cos: vec![0; ROWS * s.head_dim / 2],
+            sin: vec![0; ROWS * s.head_dim / 2],
+            cdf: vec![0; s.vocab + 1],
+        };
+        Ok(State {
+            lanes,
+            active: lanes,
+            position: 0,
+            cache: Cache {
+                keys: Aligned::new(slots * s.head_dim),
+                values: Aligned::new(slots * s.head_dim),
+                key_scales: Aligned::new(slots),
+                value_scales: Aligned::new(slots),
+            },
+            buffers,
+            attention: Attention::new(s.window, s.heads / s.kv_heads, s.head_dim),
+            model,
+            weights,
+            kernel,
+        })
+    }
+
+    /// Forgets everything: the next call begins new lanes.
+    pub fn reset(&mut self) {
+        self.position = 0;
+        self.active = self.lanes;
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Name of the kernel in use.
+    pub fn kernel(&self) -> &'static str {
+        self.kernel.name()
+    }
+
+    /// Takes `steps` steps of the first `lanes` lanes. `tokens` holds the codes
+    /// that went before, step after step, `lanes` each; the first code of a
+    /// lane is that of byte 0. `sink(step, lane, cdf)` is called in the same
+    /// order with the distribution of the code that follows: `vocab + 1` sums
+    /// of counts, from 0 to 2^28, each larger than the one before.
+    ///
+    /// Lanes that end do so from the last one backwards: `lanes` never grows
+    /// until [`reset`](State::reset).
+    pub fn forward(
+        &mut self,
+        lanes: usize,
+        steps: usize,
+        tokens: &[u32],
+        sink: &mut dyn FnMut(usize, usize, &[u32]),
+    ) -> Result<()> {
+        if lanes == 0 || lanes > self.active {
+            return Err(Error::Invalid("more lanes than were active before, or none"));
+        }
+        if steps.checked_mul(lanes) != Some(tokens.len()) {
+            return Err(Error::Invalid("not one token for each step and lane"));
+        }
+        let vocab = self.model.shape().vocab;
+        if tokens.iter().any(|&t| t as usize >= vocab) {
+            return Err(Error::Invalid("a token that the model does not have"));
+        }
+        self.active = lanes;
+        let at_once = ROWS / lanes;
+        for (block, tokens) in tokens.chunks(at_once * lanes).enumerate() {
+            self.rotations(tokens.len() / lanes);
+            self.embed(tokens);
+            for layer in 0..self.model.shape().layers {
+                self.attention_block(layer, lanes, tokens.len());
+                self.mlp_block(layer, tokens.len());
+            }
+            let mut first = 0;
+            while first < tokens.len() {
+                let rows = HEAD_ROWS.min(tokens.len() - first);
+                self.head(first, rows, |row, cdf| {
+                    sink(block * at_once + row / lanes, row % lanes, cdf);
+                });
+                first += rows;
+            }
+            self.position += (tokens.len() / lanes) as u64;
+        }
+        Ok(())
+    }
+
+    /// Cosines and sines of the next positions.
+    fn rotations(&mut self, steps: usize) {
+        let b = &mut self.buffers;
+        let half = self.model.frequencies.len();
+        for step in 0..steps {
+            let position = (self.position + step as u64) as u32; // turns repeat after 2^32
+            for (i, &f) in self.model.frequencies.iter().enumerate() {
+                let angle = f.wrapping_mul(position).wrapping_add(1 << 19) >> 20;
+                let angle = angle as usize; // of TURN = 2^12
+                b.sin[step * half + i] = self.model.sine[angle];
+                b.cos[step * half + i] = self.model.sine[(angle + TURN / 4) % TURN];
+            }
+        }
+    }
+
+    fn embed(&mut self, tokens: &[u32]) {
+        let width = self.model.shape().width;
+        for (x, &token) in self.buffers.x.chunks_exact_mut(width).zip(tokens) {
+            let scale = self.model.embed_scales[token as usize];
+            let shift = self.model.header.embed_shift;
+            kernel::embed(self.model.embedding(token), scale, shift, x);
+        }
+    }
+
+    /// `x += o(attention(norm(x)))`.
+    fn attention_block(&mut self, layer: usize, lanes: usize, rows: usize) {
+        let (s, l) = (self.model.shape(), &self.model.layers[layer]);
+        let (w, b) = (&self.weights.layers[layer], &mut self.buffers);
+        normalise(self.kernel, &self.model, &l.attn_norm, b, 0, rows);
+        self.kernel.product(&w.qkv, rows, &b.narrow, &mut b.sums);
+
+        let (dim, group) = (s.head_dim, s.heads / s.kv_heads);
+        let (slots, values) = (s.window, s.window * s.head_dim);
+        let unit = LOG2_E.times(kernel::inverse_square_root(dim as u64));
+        let stride = w.qkv.stride_out();
+        let mut query_scales = [Scale::ZERO; 256];
+        let mut out_scales = [Scale::ZERO; 256];
+        let mut quantised = [0i8; 256];
+        for row in 0..rows {
+            let (step, lane) = (row / lanes, row % lanes);
+            let position = self.position + step as u64;
+            let slot = (position % slots as u64) as usize;
+            let filled = (position + 1).min(slots as u64) as usize;
+            let sums = &b.sums[row * stride..];
+            let head = |index: usize| HeadScales {
+                channel: &l.qkv[index * dim..(index + 1) * dim],
+                gained: &l.gained[index * dim..(index + 1) * dim],
+                unit: l.head_units[index],
+                cos: &b.cos[step * dim / 2..(step + 1) * dim / 2],
+                sin: &b.sin[step * dim / 2..(step + 1) * dim / 2],
+            };
+            for h in 0..s.kv_heads {
+                let window = (layer * self.lanes + lane) * s.kv_heads + h;
+                let (key, value) = (s.heads + h, s.heads + s.kv_heads + h);
+                let (one, all) = (window * slots + slot, window * values..(window + 1) * values);
+                let scratch = &mut b.scratch[..dim];
+                let quantised = &mut quantised[..dim];
+
+                let sums_of = |index: usize| &sums[index * dim..(index + 1) * dim];
+                let scale = self.kernel.rotate(sums_of(key), &head(key), scratch, quantised);
+                self.cache.key_scales[one] = scale.to_fixed24();
+                kernel::put_key(&mut self.cache.keys[all.clone()], slot, quantised);
+
+                let channel = &l.qkv[value * dim..(value + 1) * dim];
+                let unit_v = l.v_unit.times(b.scales[row]);
+                let scale = self.kernel.value(sums_of(value), channel, unit_v, scratch, quantised);
+                self.cache.value_scales[one] = scale.to_fixed24();
+                kernel::put_value(&mut self.cache.values[all.clone()], slot, quantised);
+
+                for q in h * group..(h + 1) * group {
+                    let out = &mut b.queries[q * dim..(q + 1) * dim];
+                    query_scales[q] = self.kernel.rotate(sums_of(q), &head(q), scratch, out);
+                }
+                let window = Window {
+                    head_dim: dim,
+                    filled,
+                    keys: &self.cache.keys[all.clone()],
+                    values: &self.cache.values[all],
+                    key_scales: &self.cache.key_scales[window * slots..(window + 1) * slots],
+                    value_scales: &self.cache.value_scales[window * slots..(window + 1) * slots],
+                };
+                let heads = h * group..(h + 1) * group;
+                let channels = heads.start * dim..heads.end * dim;
+                self.kernel.attend(
+                    &b.queries[channels.clone()],
+                    &query_scales[heads.clone()],
+                    unit,
+                    &window,
+                    &mut self.attention,
+                    &mut b.attended[channels],
+                    &mut out_scales[heads],
+                );
+            }
+            let inputs = w.o.stride_in();
+            b.scales[row] = self.kernel.join(
+                &b.attended,
+                &out_scales[..s.heads],
+                dim,
+                &mut b.scratch[..s.queries()],
+                &mut b.heads[row * inputs..row * inputs + s.queries()],
+            );
+        }
+        self.kernel.product(&w.o, rows, &b.heads, &mut b.sums);
+        for row in 0..rows {
+            self.kernel.accumulate(
+                &mut b.x[row * s.width..(row + 1) * s.width],
+                &b.sums[row * w.o.stride_out()..][..s.width],
+                &l.o,
+                s.queries(),
+                l.o_unit.times(b.scales[row]),
+            );
+        }
+    }
+
+    /// `x += down(silu(gate(norm(x))) * up(norm(x)))`.
+    fn mlp_block(&mut self, layer: usize, rows: usize) {
+        let (s, l) = (self.model.shape(), &self.model.layers[layer]);
+        let (w, b) = (&self.weights.layers[layer], &mut self.buffers);
+        normalise(self.kernel, &self.model, &l.mlp_norm, b, 0, rows);
+        self.kernel.product(&w.gate_up, rows, &b.narrow, &mut b.sums);
+        let scales = GateScales {
+            gate_channel: &l.gate,
+            up_channel: &l.up,
+            gate_unit: l.gate_unit,
+            up_unit: l.up_unit,
+            log2_e: LOG2_E,
+            logistic: &self.model.logistic,
+        };
+        let inputs = w.down.stride_in();
+        for row in 0..rows {
+            let sums = &b.sums[row * w.gate_up.stride_out()..][..2 * s.hidden];
+            b.scales[row] = self.kernel.gated(
+                &sums[..s.hidden],
+                &sums[s.hidden..],
+                &scales,
+                b.scales[row],
+                &mut b.scratch[..s.hidden],
+                &mut b.hidden[row * inputs..row * inputs + s.hidden],
+            );
+        }
+        self.kernel.product(&w.down, rows, &b.hidden, &mut b.sums);
+        for row in 0..rows {
+            self.kernel.accumulate(
+                &mut b.x[row * s.width..(row + 1) * s.width],
+                &b.sums[row * w.down.stride_out()..][..s.width],
+                &l.down,
+                s.hidden,
+                l.down_unit.times(b.scales[row]),
+            );
+        }
+    }
+
+    /// The distributions of a few rows.
+    fn head(&mut self, first: usize, rows: usize, mut sink: impl FnMut(usize, &[u32])) {
+        let s = self.model.shape();
+        let (w, b) = (&self.weights.head, &mut self.buffers);
+        normalise(self.kernel, &self.model, &self.model.final_norm, b, first, rows);
+        self.kernel.product(w, rows, &b.narrow, &mut b.logits);
+        let unit = self.model.head_unit.times(LOG2_E);
+        for row in 0..rows {
+            self.kernel.distribute(
+                &b.logits[row * w.stride_out()..][..s.vocab],
+                &self.model.head_scales,
+                unit.times(b.scales[row]),
+                &mut b.scratch[..s.vocab],
+                &mut b.cdf,
+            );
+            sink(first + row, &b.cdf);
+        }
+    }
+}
+
+/// Normalises and quantises `rows` rows of the stream from row `first` into
+/// the first rows of `narrow`.
+fn normalise(
+    kernel: &dyn Arithmetic,
+    model: &Model,
+    gains: &Gains,
+    b: &mut Buffers,
+    first: usize,
+    rows: usize,
+) {
+    let width = model.shape().width;
+    let stride = width.next_multiple_of(INPUTS);
+    let norm = Norm {
+        gain: &gains.gain,
+        unit: gains.unit,
+        epsilon: model.header.epsilon,
+    };
+    for row in 0..rows {
+        let x = &b.x[(first + row) * width..(first + row + 1) * width];
+        let out = &mut b.narrow[row * stride..row * stride + width];
+        b.scales[row] = kernel.normalise(x, &norm, &mut b.scratch[..width], out);
+    }
+}
