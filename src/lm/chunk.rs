@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, Result};
 
 use super::coder::{BitCoder, Decoder, Encoder};
-use super::mixer::Mixer;
+use super::mixer::{Mixer, MixerStart, lane_lengths};
 use super::model::{Model, State};
 use super::vocabulary::Vocabulary;
 
@@ -36,6 +36,7 @@ struct Scratch {
 pub struct ChunkCoder {
     model: Arc<Model>,
     vocabulary: Arc<Vocabulary>,
+    start: Arc<MixerStart>,
     idle: Mutex<Vec<Scratch>>,
     /// How many `idle` keeps.
     keep: usize,
@@ -55,10 +56,15 @@ fn active(tokens: usize, lanes: usize, step: usize) -> usize {
 impl ChunkCoder {
     pub fn new(model: Arc<Model>) -> Result<Self> {
         let vocabulary = Arc::new(Vocabulary::from_tokenizer_json(model.tokenizer_json())?);
+        let start = match model.mixer_start() {
+            Some(bytes) => MixerStart::from_bytes(bytes)?,
+            None => MixerStart::untrained(),
+        };
         let keep = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             model,
             vocabulary,
+            start: Arc::new(start),
             idle: Mutex::default(),
             keep,
         })
@@ -71,7 +77,7 @@ impl ChunkCoder {
     fn scratch(&self) -> Scratch {
         self.idle.lock().pop().unwrap_or_else(|| Scratch {
             state: None,
-            mixer: Mixer::new(&self.vocabulary),
+            mixer: Mixer::new(self.start.clone(), self.vocabulary.clone()),
         })
     }
 
@@ -90,21 +96,16 @@ impl ChunkCoder {
             // Lanes only serve the model.
             false => 1,
         };
-        let mut dealt: Vec<&[u32]> = Vec::with_capacity(lanes);
         let mut rest = tokens.as_slice();
-        for lane in 0..lanes {
-            let len = tokens.len() / lanes + usize::from(lane < tokens.len() % lanes);
-            let (mine, others) = rest.split_at(len);
-            dealt.push(mine);
-            rest = others;
-        }
+        let deal = |len| rest.split_off(..len).unwrap_or_default();
+        let dealt: Vec<&[u32]> = lane_lengths(tokens.len(), lanes).map(deal).collect();
 
         let mut payload = Vec::with_capacity(plain.len() / 4 + 16);
         put_number(&mut payload, tokens.len());
         payload.push(lanes as u8);
         let mut coder = Encoder::default();
         let mut scratch = self.scratch();
-        scratch.mixer.begin(lanes, tokens.len());
+        scratch.mixer.begin(lanes, tokens.len(), with_model);
         if with_model {
             self.encode_modelled(&mut scratch, tokens.len(), &dealt, &mut coder)?;
         } else {
@@ -165,18 +166,17 @@ impl ChunkCoder {
         let (&lanes, coded) = rest.split_first().ok_or_else(damaged)?;
         let lanes = usize::from(lanes);
         // Every token has at least one byte.
-        if count > plain_len || lanes == 0 || lanes > LANES {
+        if count > plain_len || lanes == 0 || lanes > LANES || lanes > count.max(1) {
             return Err(damaged());
         }
         let mut coder = Decoder::new(coded);
         let mut scratch = self.scratch();
-        scratch.mixer.begin(lanes, count);
-        let mut texts = vec![Vec::with_capacity(plain_len / lanes + 64); lanes];
+        scratch.mixer.begin(lanes, count, with_model);
         let mut left = plain_len;
-        let mut take = |lane: usize, token: u32| {
-            let bytes = self.vocabulary.bytes_of(token);
-            left = left.checked_sub(bytes.len()).ok_or_else(damaged)?;
-            texts[lane].extend_from_slice(bytes);
+        // Called with every token, so that garbage cannot outgrow the chunk.
+        let mut take = |token: u32| {
+            let len = self.vocabulary.bytes_of(token).len();
+            left = left.checked_sub(len).ok_or_else(damaged)?;
             Ok(())
         };
         if with_model {
@@ -184,12 +184,17 @@ impl ChunkCoder {
         } else {
             for step in 0..count.div_ceil(lanes) {
                 for lane in 0..active(count, lanes, step) {
-                    take(lane, scratch.mixer.code(lane, 0, None, &mut coder))?;
+                    take(scratch.mixer.code(lane, 0, None, &mut coder))?;
                 }
             }
         }
+        let mut plain = Vec::with_capacity(plain_len);
+        (0..lanes).for_each(|lane| plain.extend_from_slice(scratch.mixer.text(lane)));
         self.give_back(scratch);
-        Ok(texts.concat())
+        match plain.len() == plain_len {
+            true => Ok(plain),
+            false => Err(damaged()),
+        }
     }
 
     fn decode_modelled(
@@ -198,7 +203,7 @@ impl ChunkCoder {
         count: usize,
         lanes: usize,
         coder: &mut impl BitCoder,
-        take: &mut dyn FnMut(usize, u32) -> Result<()>,
+        take: &mut dyn FnMut(u32) -> Result<()>,
     ) -> Result<()> {
         let state = self.begin(&mut scratch.state)?;
         let mixer = &mut scratch.mixer;
@@ -209,9 +214,7 @@ impl ChunkCoder {
             state.forward(lanes, 1, &before[..lanes], &mut |_, lane, cdf| {
                 next.push(mixer.code(lane, 0, Some(cdf), coder));
             })?;
-            for (lane, &token) in next.iter().enumerate() {
-                take(lane, token)?;
-            }
+            next.iter().try_for_each(|&token| take(token))?;
             before = next;
         }
         Ok(())
