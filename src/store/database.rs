@@ -423,6 +423,14 @@ impl Database {
         self.committing.lock().end = u64::MAX / 2;
     }
 
+    /// As after a batch that stopped half way, with what was before it.
+    #[cfg(test)]
+    pub fn pretend_torn(&self, before: HashMap<Vec<u8>, Option<Vec<u8>>>) {
+        let mut state = self.state.write();
+        state.undo = before;
+        state.failure = Some(Failure::Other("torn".into()));
+    }
+
     /// Ends the use of the files. Whether everything is on the disk: if not,
     /// the database must not be taken for one that was closed in order.
     pub fn close(&self) -> bool {
@@ -488,18 +496,26 @@ impl Reserve {
     /// Makes sure that a batch finds its space: a database that runs out of
     /// it in the middle is far more trouble.
     fn make_room(&mut self, directory: &Path, bytes: u64, rows: u64) -> Result<()> {
-        // A row is written about three times before its page settles, and
-        // what is left of a segment may be filled up.
-        let need = 3 * bytes + 128 * rows + SEGMENT;
         let size = self
             .file
             .metadata()
             .map_err(Error::io("looking at the database"))?
             .len();
+        // A row is written about three times before its page settles. When a
+        // segment is full, what is left of it is written too.
+        let written = 3 * bytes + 256 * rows + (16 << 10);
+        let left = size.next_multiple_of(SEGMENT) - size;
+        let need = if written <= left {
+            written
+        } else {
+            left + written
+        };
         if self.end >= size + need {
             return Ok(());
         }
-        for len in [need + RESERVE.max(size / RESERVE_PART), need] {
+        let reserve = RESERVE.max(size / RESERVE_PART);
+        for spare in [reserve, reserve / 2, reserve / 4, 0] {
+            let len = need + spare;
             match durable::set_aside(&self.file, size, len) {
                 Ok(true) => {
                     self.end = size + len;

@@ -36,7 +36,7 @@ pub unsafe extern "C" fn sync_file_range(
 ) -> c_int {
     CALLS.fetch_add(1, Ordering::SeqCst);
     #[cfg(test)]
-    witness::see(fd);
+    let fd = if witness::see(fd) { fd } else { -1 };
     // SAFETY: fdatasync takes any number for a descriptor and touches no memory.
     let result = unsafe { libc::fdatasync(fd) };
     if result != 0 {
@@ -127,40 +127,66 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_directory(directory)
 }
 
-/// Lets a test see a file as each sync finds it: what a power cut leaves is
-/// one of these states with any part of what was written after it.
+/// Lets a test see a file as each sync finds it, and make syncs fail. What a
+/// power cut leaves is one of these states with any part of what was written
+/// after it.
 #[cfg(test)]
 pub mod witness {
+    use std::collections::HashMap;
     use std::path::{Path, PathBuf};
 
     use parking_lot::Mutex;
 
-    struct Watch {
-        path: PathBuf,
-        states: Vec<Vec<u8>>,
+    enum Watch {
+        States(Vec<Vec<u8>>),
+        Fail,
     }
 
-    static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
+    static WATCHES: Mutex<Option<HashMap<PathBuf, Watch>>> = Mutex::new(None);
 
-    /// Watches one file, for one test.
+    fn set(path: &Path, watch: Watch) {
+        let mut watches = WATCHES.lock();
+        let watches = watches.get_or_insert_default();
+        watches.insert(path.to_owned(), watch);
+    }
+
+    /// Keeps what each sync of the file finds.
     pub fn watch(path: &Path) {
-        let (path, states) = (path.to_owned(), Vec::new());
-        *WATCH.lock() = Some(Watch { path, states });
+        set(path, Watch::States(Vec::new()));
+    }
+
+    /// Lets all syncs of the file fail.
+    pub fn fail(path: &Path) {
+        set(path, Watch::Fail);
     }
 
     /// The states since the last call.
-    pub fn states() -> Vec<Vec<u8>> {
-        let mut watch = WATCH.lock();
-        watch
-            .as_mut()
-            .map_or_else(Vec::new, |watch| std::mem::take(&mut watch.states))
+    pub fn states(path: &Path) -> Vec<Vec<u8>> {
+        match WATCHES.lock().as_mut().and_then(|all| all.get_mut(path)) {
+            Some(Watch::States(states)) => std::mem::take(states),
+            _ => Vec::new(),
+        }
     }
 
-    pub(super) fn see(fd: i32) {
-        if let Some(watch) = &mut *WATCH.lock()
-            && std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|p| p == watch.path)
-        {
-            watch.states.extend(std::fs::read(&watch.path));
+    /// Ends what was asked for.
+    pub fn forget(path: &Path) {
+        if let Some(watches) = &mut *WATCHES.lock() {
+            watches.remove(path);
+        }
+    }
+
+    /// Whether the sync shall take place.
+    pub(super) fn see(fd: i32) -> bool {
+        let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{fd}")) else {
+            return true;
+        };
+        match WATCHES.lock().as_mut().and_then(|all| all.get_mut(&path)) {
+            Some(Watch::States(states)) => {
+                states.extend(std::fs::read(&path));
+                true
+            }
+            Some(Watch::Fail) => false,
+            None => true,
         }
     }
 }

@@ -229,6 +229,14 @@ impl Logs {
         Ok(())
     }
 
+    /// Lets the next sync fail, as on a disk that breaks.
+    #[cfg(test)]
+    pub fn pretend_broken(&self) {
+        // Nothing can be synced there.
+        let file = Arc::new(File::open("/dev/null").expect("it is always there"));
+        self.appenders[0].lock().unsynced.push((u64::MAX, file));
+    }
+
     pub fn list(&self) -> Vec<LogInfo> {
         self.known.lock().values().copied().collect()
     }

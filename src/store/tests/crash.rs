@@ -137,14 +137,15 @@ fn power_cuts_leave_a_commit_whole_or_undone() {
     let (home, directory) = fresh();
     let path = directory.path().to_owned();
     let store = directory.store();
-    durable::witness::watch(&path.join("db/db"));
+    let watched = path.join("db/db");
+    durable::witness::watch(&watched);
     let mut play = Play::new(5);
     let (mut doubtful, mut cuts) = (0, 0);
     for round in 0..60u64 {
         let mut states = vec![std::fs::read(path.join("db/db")).unwrap()];
         let old = play.rows.clone();
         play.step(&*store).unwrap();
-        states.extend(durable::witness::states());
+        states.extend(durable::witness::states(&watched));
         if round % 5 != 4 {
             continue;
         }
@@ -195,6 +196,85 @@ fn a_snapshot_half_written_does_no_harm() {
     let half = copy.join("db/snap.00000000FFFFFFFF.generating");
     std::fs::write(half, [0; 7]).unwrap();
     verify(&copy, &[&play.rows]);
+}
+
+/// After a sync that failed nobody knows what the disk holds: nothing more is
+/// taken until the store is opened again, and what is there can be read.
+#[test]
+fn a_failed_sync_is_not_forgotten() {
+    for of_log in [false, true] {
+        let (_home, directory) = fresh();
+        let path = directory.path().to_owned();
+        let store = directory.store();
+        let mut play = Play::new(6);
+        for _ in 0..3 {
+            play.step(&*store).unwrap();
+        }
+        let old = play.rows.clone();
+        let value = store.append(Class::Hot, Table::Chunk, b"k", &noise(1, 500));
+        let mut batch = Batch::default();
+        batch.put(Table::Log, b"new", b"row"); // `verify` reads no value there
+        match of_log {
+            true => store.value_logs().pretend_broken(),
+            false => durable::witness::fail(&path.join("db/db")),
+        }
+        let failed = store.commit(batch.clone());
+        assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+        durable::witness::forget(&path.join("db/db"));
+        // The kernel would say yes now.
+        let again = store.commit(batch);
+        assert!(matches!(again, Err(Error::Io { .. })), "{again:?}");
+        assert_eq!(store.value(&value.unwrap()).unwrap(), noise(1, 500));
+        if of_log {
+            assert!(store.logs().unwrap().iter().all(|info| info.sealed));
+            assert_eq!(store.get(Table::Log, b"new").unwrap(), None);
+        }
+        assert!(rows(&*store).unwrap().len() >= old.len());
+        drop((store, directory));
+        assert!(!path.join("db.seal").exists());
+        let mut new = old.clone();
+        new.insert((Table::Log, b"new".to_vec()), b"row".to_vec());
+        verify(&path, &[&old, &new]);
+    }
+}
+
+/// sled may stop within a batch, at a page that it cannot read: rows are then
+/// seen as they were before, and never written.
+#[test]
+fn half_a_batch_is_never_seen() {
+    let (_home, directory) = fresh();
+    let store = directory.store();
+    let mut batch = Batch::default();
+    for at in [1u8, 3, 5] {
+        batch.put(Table::Inode, [at], [at]);
+    }
+    store.commit(batch).unwrap();
+    let before = rows(&*store).unwrap();
+    let mut half = Batch::default();
+    half.put(Table::Inode, [3], [9]);
+    half.put(Table::Inode, [4], [9]);
+    half.delete(Table::Inode, [5]);
+    store.commit(half).unwrap();
+    let raw = |at: u8| vec![Table::Inode as u8, at];
+    store.database().pretend_torn(
+        [
+            (raw(3), Some(vec![3])),
+            (raw(4), None),
+            (raw(5), Some(vec![5])),
+        ]
+        .into(),
+    );
+    assert_eq!(rows(&*store).unwrap(), before);
+    for at in 0..7 {
+        let expected = before.iter().find(|(_, (key, _))| key == &[at]);
+        let found = store.get(Table::Inode, &[at]).unwrap();
+        assert_eq!(found.as_ref(), expected.map(|(_, (_, value))| value));
+    }
+    assert_eq!(
+        store.scan(Table::Inode, &[2], Some(&[5]), 1).unwrap(),
+        [(vec![3], vec![3])]
+    );
+    assert!(store.commit(Batch::default()).is_err());
 }
 
 /// The process that [`kills_lose_nothing_committed`] kills.

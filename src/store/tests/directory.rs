@@ -294,6 +294,29 @@ fn a_store_on_read_only_files_can_be_read() {
     assert!(!path.join("lock").exists());
 }
 
+/// A fresh database is never taken for one that has grown.
+#[test]
+fn a_fresh_database_takes_what_is_expected() {
+    for (rows, len) in [(30_000u64, 8), (30_000, 60), (3000, 2000)] {
+        let (home, directory) = fresh();
+        let store = directory.store();
+        for first in (0..rows).step_by(1000) {
+            let mut batch = Batch::default();
+            for at in first..first + 1000 {
+                batch.put(Table::Chunk, noise(at, 32), noise(at, len));
+            }
+            store.commit(batch).unwrap();
+        }
+        let (bytes, count) = store.database().logical_size().unwrap();
+        let copy = home.path().join("copy");
+        store.database().copy_to(&copy, (b"\xffx", b"")).unwrap();
+        let found = crate::store::sled::blocks_below(&copy).unwrap();
+        let expected = crate::store::sled::fresh_size(bytes, count);
+        eprintln!("{rows} rows of {len}: {bytes} bytes, {found} on disk, {expected} expected");
+        assert!(found < 2 * expected && expected < 3 * found + (4 << 20));
+    }
+}
+
 /// A database that has grown by overwriting is copied to a small one, and
 /// what a crash leaves of that at any step does no harm.
 #[test]

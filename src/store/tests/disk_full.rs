@@ -146,9 +146,6 @@ fn a_full_disk_loses_nothing_and_heals() {
 /// commit: that is then there wholly or not at all, and so after a restart.
 #[test]
 fn sled_may_run_out_of_space() {
-    let _ = env_logger::builder()
-        .filter_level(log::LevelFilter::Warn)
-        .try_init();
     let Some(disk) = Disk::mount(24) else { return };
     for round in 0..4u64 {
         let path = disk.0.path().join(format!("store{round}"));

@@ -41,6 +41,7 @@ fn write_golden() {
     store.commit(batch).unwrap();
     let path = directory.path().to_owned();
     drop((store, directory));
+    std::fs::remove_file(path.join("lock")).unwrap();
     for file in files_below(&path).unwrap() {
         let name = file.strip_prefix(&path).unwrap();
         let packed = zstd::encode_all(std::fs::File::open(&file).unwrap(), 19).unwrap();
