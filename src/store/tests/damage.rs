@@ -6,12 +6,11 @@ use std::os::unix::fs::FileExt;
 use super::*;
 use crate::store::database::files_below;
 
+/// What each key owns.
+type Values = BTreeMap<Vec<u8>, (ValueRef, Vec<u8>)>;
+
 /// A store with some of everything, closed in order.
-fn filled() -> (
-    TempDir,
-    BTreeMap<Vec<u8>, (ValueRef, Vec<u8>)>,
-    blake3::Hash,
-) {
+fn filled() -> (TempDir, Values, blake3::Hash) {
     let (home, directory) = fresh();
     let model = directory.put_model(&noise(5, 20_000)).unwrap();
     let store = directory.store();
@@ -33,11 +32,7 @@ fn filled() -> (
 
 /// Reads everything of a store that may be damaged; returns how many errors
 /// there were. What is read must be right.
-fn read_all(
-    path: &Path,
-    values: &BTreeMap<Vec<u8>, (ValueRef, Vec<u8>)>,
-    model: &blake3::Hash,
-) -> usize {
+fn read_all(path: &Path, values: &Values, model: &blake3::Hash) -> usize {
     let directory = match StoreDir::open(path, Access::Write) {
         Ok(directory) => directory,
         Err(error) => {
