@@ -60,7 +60,7 @@ pub struct Database {
 }
 
 struct State {
-    /// `None` after a full disk kept it from being opened again.
+    /// `None` after an error kept it from being opened again.
     db: Option<Db>,
     config: Config,
     /// Nothing is written any more, because of this.
@@ -329,10 +329,11 @@ impl Database {
         }
     }
 
-    /// After sled failed it never writes again. If it merely lacked space, it
-    /// is opened anew from what the disk holds: the last batch wholly or not
-    /// at all. After anything else nothing more may be written, for nobody
-    /// knows what the disk took; what is there can still be read.
+    /// After sled failed it never writes again, and may not even read. If it
+    /// merely lacked space, it is opened anew from what the disk holds: the
+    /// last batch wholly or not at all. After anything else nothing more may
+    /// be written, for nobody knows what the disk took; what the files hold
+    /// is then read from a copy.
     fn failed(
         &self,
         state: &mut State,
@@ -340,42 +341,47 @@ impl Database {
         error: Error,
         failures: u64,
     ) -> Error {
-        let stopped = state.config.global_error().is_err();
-        let syncs_worked = durable::failures() == failures;
-        if !(matches!(error, Error::NoSpace) && stopped && syncs_worked) {
+        if state.config.global_error().is_ok() {
+            // It stopped at a page that it could not read, within a batch.
             log::error!("the database failed: {error}");
             state.failure = Some(Failure::Other(error.to_string()));
             return error;
         }
-        log::warn!("the disk became full in the middle of a commit; opening the database again");
-        state.undo.clear();
-        state.db = None; // Having failed it writes nothing when dropped.
-        reserve.end = 0;
-        if let Err(error) = release_reserve(&self.directory) {
-            log::warn!("{error}");
+        if matches!(error, Error::NoSpace) && durable::failures() == failures {
+            log::warn!("the disk became full within a commit; opening the database again");
+            state.undo.clear();
+            state.db = None; // Having failed it writes nothing when dropped.
+            reserve.end = 0;
+            if let Err(error) = release_reserve(&self.directory) {
+                log::warn!("{error}");
+            }
+            match start(&self.directory) {
+                Ok((config, db)) => {
+                    state.config = config;
+                    state.db = Some(db);
+                    return error;
+                }
+                Err(again) => log::warn!("the database could not be opened again: {again}"),
+            }
         }
-        match start(&self.directory) {
-            Ok((config, db)) => {
+        log::error!(
+            "the database failed ({error}): it takes no more changes. See to the disk, unmount, \
+             and mount again"
+        );
+        state.failure = Some(match error {
+            Error::NoSpace => Failure::NoSpace,
+            _ => Failure::Other(error.to_string()),
+        });
+        let copy = private_copy(&self.directory)
+            .and_then(|copy| Ok((start(&copy.path().join("db"))?, copy)));
+        match copy {
+            Ok(((config, db), copy)) => {
+                state.undo.clear();
                 state.config = config;
                 state.db = Some(db);
+                state.copy = Some(copy);
             }
-            Err(again) => {
-                log::error!(
-                    "the database could not be opened again ({again}); free some space, unmount \
-                     and mount again"
-                );
-                state.failure = Some(Failure::NoSpace);
-                let copy = private_copy(&self.directory)
-                    .and_then(|copy| Ok((start(&copy.path().join("db"))?, copy)));
-                match copy {
-                    Ok(((config, db), copy)) => {
-                        state.config = config;
-                        state.db = Some(db);
-                        state.copy = Some(copy);
-                    }
-                    Err(error) => log::error!("nor can it be read: {error}"),
-                }
-            }
+            Err(error) => log::error!("reading it may fail: {error}"),
         }
         error
     }
@@ -463,7 +469,7 @@ impl State {
     fn db(&self) -> ::sled::Result<&Db> {
         self.db.as_ref().ok_or_else(|| {
             ::sled::Error::Io(std::io::Error::other(
-                "the database was closed by a full disk; free some space, unmount and mount again",
+                "the database was closed by an error; see to the disk, unmount and mount again",
             ))
         })
     }
