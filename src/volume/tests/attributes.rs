@@ -231,6 +231,16 @@ fn flags_are_enforced() {
     v.set_flags(a, append, root).unwrap();
     refused();
     v.open_file(a, appends).unwrap();
+    // What the kernel noted of a write is taken; what a user sets is not.
+    let kept = SetAttr {
+        mtime: Some(SetTime::At(past(5))),
+        ctime: Some(past(6)),
+        ..SetAttr::default()
+    };
+    assert_eq!(v.set_attr(a, &kept).unwrap().mtime, past(5));
+    let atime = Some(SetTime::At(past(5)));
+    let utimes = SetAttr { atime, ..kept };
+    assert_err!(v.set_attr(a, &utimes), Error::NotPermitted);
     v.set_flags(a, 0, root).unwrap();
     v.set_flags(d, append, root).unwrap();
     assert_err!(v.unlink(d, b"a"), Error::NotPermitted);
