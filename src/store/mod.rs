@@ -2,14 +2,27 @@
 //! too large for a row.
 //!
 //! Everything above this room sees only the [`Store`] trait. [`MemoryStore`]
-//! serves tests and `SledStore` serves users; `FaultyStore` wraps either and
+//! serves tests and [`SledStore`] serves users; [`FaultyStore`] wraps either and
 //! fails where a test tells it to. One conformance test runs over all of them.
+//! [`StoreDir`] is the directory in which a user's store rests.
 
+mod database;
+mod directory;
+mod durable;
+mod faulty;
 mod memory;
+mod record;
+mod sled;
+#[cfg(test)]
+mod tests;
+mod vlog;
 
 use std::fmt;
 
+pub use directory::{Properties, StoreDir, Superblock};
+pub use faulty::{Call, Fault, FaultyStore};
 pub use memory::MemoryStore;
+pub use sled::{Access, SledStore};
 
 use crate::error::Result;
 

@@ -1,0 +1,603 @@
+//! The tables: sled behind a small face that knows sled's traps.
+//!
+//! All tables rest in one sled tree, a key being the table's number and then
+//! the row's key. One tree, because `Tree::apply_batch` is then atomic over
+//! all tables at a fraction of a multi-tree transaction's cost. It is atomic
+//! across crashes too: sled reserves an entry in its log before the first
+//! change and writes the log position of the last change into it, and recovery
+//! stops before such an entry if its log does not reach that position. (A
+//! multi-tree transaction commits through the very same entry.)
+//!
+//! Rows are small, because sled moves a leaf of more than an eighth of a
+//! megabyte into a file that it neither syncs nor removes; [`ROW_MAX`] keeps
+//! leaves below that.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use ::sled::{Config, Db};
+use parking_lot::{Mutex, RwLock};
+use tempfile::TempDir;
+
+use crate::error::{Error, Result};
+
+use super::{Batch, Row, Table, durable};
+
+/// The most that key and value of a row may take together. A leaf of sled
+/// holds up to 17 rows and must stay below a quarter of a segment.
+pub const ROW_MAX: usize = 6 << 10;
+
+/// sled's default, written down because it cannot change later.
+const SEGMENT: u64 = 512 << 10;
+
+/// What sled keeps in memory. A hint to it, no bound.
+const CACHE: u64 = 48 << 20;
+
+/// Blocks kept in hand for the database, so that something can still be
+/// deleted when the disk is full.
+const RESERVE: u64 = 1 << 20;
+
+/// Rows of the database itself, which no table can have.
+const OWN: u8 = 0xff;
+const FORMAT_ROW: &[u8] = b"\xffformat";
+const TEST_ROW: &[u8] = b"\xffself-test";
+pub const FRESH_ROW: &[u8] = b"\xfffresh";
+
+/// The format of the rows' keys, and of the database as a whole.
+const FORMAT: u32 = 1;
+
+pub struct Database {
+    /// Taken for a moment; `committing` is held around it by writers.
+    state: RwLock<State>,
+    /// One commit at a time. Holds the file whose blocks are reserved, and up
+    /// to where they are.
+    committing: Mutex<Reserve>,
+    directory: PathBuf,
+    /// Where the private copy of a reader lives.
+    _copy: Option<TempDir>,
+}
+
+struct State {
+    /// `None` after a full disk kept it from being opened again.
+    db: Option<Db>,
+    config: Config,
+    /// Nothing is written any more, because of this.
+    failure: Option<Failure>,
+    /// What rows were before a batch that stopped half way.
+    undo: HashMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+struct Reserve {
+    file: File,
+    end: u64,
+}
+
+/// An error that is told again and again.
+#[derive(Clone)]
+enum Failure {
+    NoSpace,
+    Other(String),
+}
+
+impl Failure {
+    fn error(&self) -> Error {
+        match self {
+            Failure::NoSpace => Error::NoSpace,
+            Failure::Other(what) => Error::Io {
+                context: "the store has failed before and takes no more changes until it is \
+                          opened again"
+                    .into(),
+                source: std::io::Error::other(what.clone()),
+            },
+        }
+    }
+}
+
+impl Database {
+    /// Makes an empty database.
+    pub fn create(directory: &Path) -> Result<()> {
+        let (_, db) = start(directory)?;
+        let format = FORMAT.to_be_bytes();
+        guarded("creating the database", || {
+            db.insert(FORMAT_ROW, &format)?;
+            db.flush()
+        })?;
+        drop(db);
+        sync_all_files(directory)
+    }
+
+    /// Opens the database for changes. The caller holds the store's lock.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let database = Self::open_files(directory, None)?;
+        database.self_test()?;
+        Ok(database)
+    }
+
+    /// Opens a private copy of the database for reading: sled writes when it
+    /// opens a database, whether anybody changes it or not, and this way a
+    /// reader changes nothing and needs no right to.
+    pub fn open_copy(directory: &Path) -> Result<Self> {
+        let copy = tempfile::Builder::new()
+            .prefix("laconicfs-")
+            .tempdir()
+            .map_err(Error::io("creating a temporary directory"))?;
+        let target = copy.path().join("db");
+        copy_files(directory, &target).map_err(|error| Error::Io {
+            context: format!(
+                "copying the database to {} for reading (TMPDIR says where to)",
+                copy.path().display()
+            ),
+            source: error,
+        })?;
+        Self::open_files(&target, Some(copy))
+    }
+
+    fn open_files(directory: &Path, copy: Option<TempDir>) -> Result<Self> {
+        let data = data_file(directory);
+        // sled would start with an empty one.
+        if !data.is_file() {
+            return Err(Error::Corrupt(format!(
+                "the store's database {} is missing; bring it back from a copy of the store",
+                data.display()
+            )));
+        }
+        let (config, db) = start(directory)?;
+        let format = guarded("reading the database", || db.get(FORMAT_ROW))?;
+        let format = format.as_deref().map(<[u8; 4]>::try_from);
+        match format {
+            Some(Ok(bytes)) if u32::from_be_bytes(bytes) <= FORMAT => {}
+            Some(Ok(bytes)) => {
+                return Err(Error::NewerFormat {
+                    what: "the store's database".into(),
+                    found: u32::from_be_bytes(bytes),
+                    known: FORMAT,
+                });
+            }
+            _ => {
+                return Err(Error::Corrupt(format!(
+                    "the store's database {} does not hold what it must; bring it back from a \
+                     copy of the store",
+                    directory.display()
+                )));
+            }
+        }
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&data)
+            .map_err(Error::io(format!("opening {}", data.display())))?;
+        let state = State {
+            db: Some(db),
+            config,
+            failure: None,
+            undo: HashMap::new(),
+        };
+        Ok(Self {
+            state: RwLock::new(state),
+            committing: Mutex::new(Reserve { file, end: 0 }),
+            directory: directory.to_owned(),
+            _copy: copy,
+        })
+    }
+
+    /// Proves that a flush reaches the disk; see [`durable`].
+    fn self_test(&self) -> Result<()> {
+        let reserve = self.committing.lock();
+        let before = durable::calls();
+        let test = self.with(|db| {
+            db.insert(TEST_ROW, &before.to_be_bytes())?;
+            db.remove(TEST_ROW)?;
+            db.flush()
+        });
+        drop(reserve);
+        test?;
+        match durable::calls() > before {
+            true => Ok(()),
+            false => Err(Error::NotDurable(
+                "a flush of sled did not call this program's sync_file_range".into(),
+            )),
+        }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&Db) -> ::sled::Result<T>) -> Result<T> {
+        let state = self.state.read();
+        guarded("using the database", || f(state.db()?))
+    }
+
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.get_raw(&raw_key(table, key))
+    }
+
+    pub fn get_raw(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let state = self.state.read();
+        if let Some(before) = state.undo.get(key) {
+            return Ok(before.clone());
+        }
+        guarded("reading a row", || {
+            Ok(state.db()?.get(key)?.map(|value| value.to_vec()))
+        })
+    }
+
+    pub fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Row>> {
+        let from = raw_key(table, start);
+        let to = match end {
+            Some(end) => raw_key(table, end),
+            None => vec![table as u8 + 1],
+        };
+        if from >= to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let state = self.state.read();
+        // Rows of a batch that stopped half way are not to be seen.
+        if !state.undo.is_empty() {
+            return state.scan_undone(&from, &to, limit);
+        }
+        guarded("reading rows", || {
+            let rows = state.db()?.range(from..to).take(limit);
+            rows.map(|row| row.map(|(key, value)| (key[1..].to_vec(), value.to_vec())))
+                .collect()
+        })
+    }
+
+    /// The last row of a table.
+    pub fn last(&self, table: Table) -> Result<Option<Row>> {
+        self.with(|db| {
+            let last = db.range([table as u8]..[table as u8 + 1]).next_back();
+            last.map(|row| row.map(|(key, value)| (key[1..].to_vec(), value.to_vec())))
+                .transpose()
+        })
+    }
+
+    /// Whether an earlier failure has ended writing.
+    pub fn check_health(&self) -> Result<()> {
+        match &self.state.read().failure {
+            Some(failure) => Err(failure.error()),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes no more changes because of `error`.
+    pub fn fail(&self, error: &Error) {
+        let mut state = self.state.write();
+        if state.failure.is_none() {
+            state.failure = Some(match error {
+                Error::NoSpace => Failure::NoSpace,
+                other => Failure::Other(other.to_string()),
+            });
+        }
+    }
+
+    /// Applies a batch atomically; durable when it returns `Ok`.
+    pub fn apply(&self, batch: Batch) -> Result<()> {
+        let mut reserve = self.committing.lock();
+        self.check_health()?;
+        let mut undo = HashMap::with_capacity(batch.changes.len());
+        let mut changes = ::sled::Batch::default();
+        let mut bytes = 0;
+        for (table, key, value) in batch.changes {
+            let len = key.len() + value.as_ref().map_or(0, Vec::len);
+            if len > ROW_MAX {
+                return Err(Error::Invalid("a row of the store is longer than 6 KiB"));
+            }
+            bytes += len as u64;
+            let key = raw_key(table, &key);
+            if !undo.contains_key(&key) {
+                undo.insert(key.clone(), self.get_raw(&key)?);
+            }
+            match value {
+                Some(value) => changes.insert(key, value),
+                None => changes.remove(key),
+            }
+        }
+        reserve.make_room(&self.directory, bytes, undo.len() as u64)?;
+        let failures = durable::failures();
+        let mut state = self.state.write();
+        let applied = guarded("writing rows", || state.db()?.apply_batch(changes));
+        if let Err(error) = applied {
+            state.undo = undo;
+            return Err(self.failed(&mut state, &mut reserve, error, failures));
+        }
+        let Some(db) = state.db.clone() else {
+            return Ok(()); // It has just been used.
+        };
+        drop(state); // Readers go on while the disk works.
+        let flushed = guarded("making rows durable", || db.flush());
+        drop(db);
+        match flushed {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let mut state = self.state.write();
+                Err(self.failed(&mut state, &mut reserve, error, failures))
+            }
+        }
+    }
+
+    /// After sled failed it never writes again. If it merely lacked space, it
+    /// is opened anew from what the disk holds: the last batch wholly or not
+    /// at all. After anything else nothing more may be written, for nobody
+    /// knows what the disk took; what is there can still be read.
+    fn failed(
+        &self,
+        state: &mut State,
+        reserve: &mut Reserve,
+        error: Error,
+        failures: u64,
+    ) -> Error {
+        let stopped = state.config.global_error().is_err();
+        let syncs_worked = durable::failures() == failures;
+        if !(matches!(error, Error::NoSpace) && stopped && syncs_worked) {
+            log::error!("the database failed: {error}");
+            state.failure = Some(Failure::Other(error.to_string()));
+            return error;
+        }
+        log::warn!("the disk became full in the middle of a commit; opening the database again");
+        state.undo.clear();
+        state.db = None; // Having failed it writes nothing when dropped.
+        reserve.end = 0;
+        match start(&self.directory) {
+            Ok((config, db)) => {
+                state.config = config;
+                state.db = Some(db);
+            }
+            Err(again) => {
+                log::error!(
+                    "the database could not be opened again ({again}); free some space, unmount \
+                     and mount again"
+                );
+                state.failure = Some(Failure::NoSpace);
+            }
+        }
+        error
+    }
+
+    /// Bytes of all rows' keys and values, and their number.
+    pub fn logical_size(&self) -> Result<(u64, u64)> {
+        self.with(|db| {
+            let mut total = (0, 0);
+            for row in db.iter() {
+                let (key, value) = row?;
+                total.0 += (key.len() + value.len()) as u64;
+                total.1 += 1;
+            }
+            Ok(total)
+        })
+    }
+
+    /// Copies every row into a new database at `target`, durable when it
+    /// returns. `own` is a row to add.
+    pub fn copy_to(&self, target: &Path, own: (&[u8], &[u8])) -> Result<()> {
+        const ROWS: usize = 1024;
+        let (_, new) = start(target)?;
+        self.with(|db| {
+            let mut batch = ::sled::Batch::default();
+            let mut rows = 0;
+            for row in db.iter() {
+                let (key, value) = row?;
+                batch.insert(key, value);
+                rows += 1;
+                if rows % ROWS == 0 {
+                    new.apply_batch(std::mem::take(&mut batch))?;
+                }
+            }
+            batch.insert(own.0, own.1);
+            new.apply_batch(batch)?;
+            new.flush()
+        })?;
+        drop(new);
+        sync_all_files(target)
+    }
+
+    /// Ends the use of the files. Whether everything is on the disk: if not,
+    /// the database must not be taken for one that was closed in order.
+    pub fn close(&self) -> bool {
+        let reserve = self.committing.lock();
+        let mut state = self.state.write();
+        let Some(db) = state.db.take() else {
+            return false;
+        };
+        let fine = state.failure.is_none()
+            && guarded("closing the database", || db.flush()).is_ok()
+            && state.config.global_error().is_ok();
+        if !state.undo.is_empty() {
+            // Dropping it would flush the half of a batch.
+            std::mem::forget(db);
+        } else {
+            drop(db);
+        }
+        drop(reserve);
+        fine
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl State {
+    fn db(&self) -> ::sled::Result<&Db> {
+        self.db.as_ref().ok_or_else(|| {
+            ::sled::Error::Io(std::io::Error::other(
+                "the database was closed by a full disk; free some space, unmount and mount again",
+            ))
+        })
+    }
+
+    /// Rows as they were before the batch in `undo`.
+    fn scan_undone(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>> {
+        let mut rows: std::collections::BTreeMap<Vec<u8>, Vec<u8>> =
+            guarded("reading rows", || {
+                let rows = self.db()?.range(from..to);
+                rows.map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())))
+                    .collect()
+            })?;
+        for (key, before) in &self.undo {
+            if key.as_slice() < from || key.as_slice() >= to {
+                continue;
+            }
+            match before {
+                Some(value) => rows.insert(key.clone(), value.clone()),
+                None => rows.remove(key),
+            };
+        }
+        let rows = rows.into_iter().take(limit);
+        Ok(rows
+            .map(|(key, value)| (key[1..].to_vec(), value))
+            .collect())
+    }
+}
+
+impl Reserve {
+    /// Makes sure that a batch finds its space: a database that runs out of
+    /// it in the middle is far more trouble.
+    fn make_room(&mut self, directory: &Path, bytes: u64, rows: u64) -> Result<()> {
+        // A row is written about three times before its page settles, and
+        // what is left of a segment may be filled up.
+        let need = 3 * bytes + 128 * rows + SEGMENT;
+        let size = self
+            .file
+            .metadata()
+            .map_err(Error::io("looking at the database"))?
+            .len();
+        if self.end >= size + need {
+            return Ok(());
+        }
+        for len in [need + RESERVE, need] {
+            match durable::set_aside(&self.file, size, len) {
+                Ok(true) => {
+                    self.end = size + len;
+                    return Ok(());
+                }
+                Ok(false) => {
+                    let (available, _) = durable::disk_space(directory)?;
+                    return match available >= need {
+                        true => Ok(()),
+                        false => Err(Error::NoSpace),
+                    };
+                }
+                Err(error) => match Error::io("reserving space for the database")(error) {
+                    Error::NoSpace => {}
+                    other => return Err(other),
+                },
+            }
+        }
+        Err(Error::NoSpace)
+    }
+}
+
+fn raw_key(table: Table, key: &[u8]) -> Vec<u8> {
+    debug_assert!((table as u8) < OWN);
+    [&[table as u8], key].concat()
+}
+
+/// The one file in which sled keeps everything.
+fn data_file(directory: &Path) -> PathBuf {
+    directory.join("db")
+}
+
+fn start(directory: &Path) -> Result<(Config, Db)> {
+    let config = Config::new()
+        .path(directory)
+        .segment_size(SEGMENT as usize)
+        .cache_capacity(CACHE)
+        // Every commit flushes; a timer would only make batches durable
+        // before their time.
+        .flush_every_ms(None);
+    // A thread of sled may hold the file's lock for a moment after the last
+    // use of it has ended.
+    for _ in 0..100 {
+        match guarded("opening the database", || config.open()) {
+            Err(Error::Io { source, .. }) if source.to_string().contains("acquire lock") => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            result => return Ok((config.clone(), result?)),
+        }
+    }
+    Err(Error::Other(format!(
+        "the database {} is in use by another process; end that first",
+        directory.display()
+    )))
+}
+
+/// Calls sled and translates its errors; a panic in it becomes one.
+fn guarded<T>(context: &str, f: impl FnOnce() -> ::sled::Result<T>) -> Result<T> {
+    use ::sled::Error as Sled;
+    let damaged = |what: &str| {
+        Error::Corrupt(format!(
+            "{context}: the store's database is damaged ({what}). Bring it \
+             back from a copy of the store"
+        ))
+    };
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(Sled::Io(source))) => Err(match source.kind() {
+            // sled copies errors by their kind and loses their number.
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::NoSpace,
+            _ => Error::io(context)(source),
+        }),
+        Ok(Err(error @ Sled::Unsupported(_))) => Err(damaged(&error.to_string())),
+        Ok(Err(error)) => Err(damaged(&error.to_string())),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(damaged(text.unwrap_or("sled panicked")))
+        }
+    }
+}
+
+/// Every file below a directory, in the order of their names.
+pub fn files_below(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(&directory)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => waiting.push(entry.path()),
+                false => found.push(entry.path()),
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for path in files_below(from)? {
+        let Ok(name) = path.strip_prefix(from) else {
+            continue; // Every path found begins so.
+        };
+        let target = to.join(name);
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::copy(&path, &target)?;
+        // A store on read-only media has files that nobody may write.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&target, mode)?;
+    }
+    Ok(())
+}
+
+/// Makes files and directories durable that sled made without doing so.
+fn sync_all_files(directory: &Path) -> Result<()> {
+    let syncing = || format!("syncing {}", directory.display());
+    for path in files_below(directory).map_err(Error::io(syncing()))? {
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(Error::io(syncing()))?;
+    }
+    durable::sync_directory(directory)
+}
