@@ -10,7 +10,8 @@ use std::time::Duration;
 use laconicfs::Result;
 use laconicfs::mount::{MountOptions, Session};
 use laconicfs::store::{
-    Batch, Class, LogInfo, LogRecord, MemoryStore, Row, Space, Store, Table, ValueRef,
+    Access, Batch, Class, LogInfo, LogRecord, MemoryStore, Properties, Row, Space, Store, StoreDir,
+    Table, ValueRef,
 };
 use laconicfs::tier::{self, Tier};
 use laconicfs::volume::Volume;
@@ -22,9 +23,18 @@ pub const DEFAULT: &str = "allow_other";
 /// the kernel and through the adapter.
 pub const THROUGH: &str = "allow_other,nowriteback_cache";
 
+/// Where a test keeps its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Memory,
+    Disk,
+}
+
 pub struct Mount {
     pub session: Session,
     pub store: Arc<Tricky>,
+    /// Of the store, where it rests on disk.
+    disk: Option<tempfile::TempDir>,
     volume: Arc<Volume>,
     tier: Arc<Tier>,
     options: MountOptions,
@@ -66,8 +76,13 @@ pub fn have(program: &str) -> bool {
 }
 
 impl Mount {
-    /// A new volume, or `None`, said aloud, where the machine cannot mount.
+    /// A new volume in memory, or `None`, said aloud, where the machine
+    /// cannot mount.
     pub fn fresh(options: &str) -> Option<Mount> {
+        Self::fresh_in(Place::Memory, options)
+    }
+
+    pub fn fresh_in(place: Place, options: &str) -> Option<Mount> {
         if let Some(why) = obstacle() {
             skip(&why);
             return None;
@@ -76,15 +91,27 @@ impl Mount {
         let _ = env_logger::Builder::from_default_env()
             .is_test(true)
             .try_init();
-        let store = Arc::new(Tricky::default());
+        let disk = (place == Place::Disk).then(|| tempfile::tempdir().unwrap());
+        let store = Arc::new(match &disk {
+            None => Tricky::new(None, Arc::new(MemoryStore::new(2048))),
+            Some(dir) => {
+                let path = dir.path().join("store");
+                Tricky::on(StoreDir::create(&path, &Properties::default()).unwrap())
+            }
+        });
         let tier = open_tier(&store, false);
         Volume::format(&tier, 0, 0).unwrap();
         tier.close().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        Some(Self::over(store, dir, options))
+        Some(Self::over(store, disk, dir, options))
     }
 
-    fn over(store: Arc<Tricky>, dir: tempfile::TempDir, list: &str) -> Mount {
+    fn over(
+        store: Arc<Tricky>,
+        disk: Option<tempfile::TempDir>,
+        dir: tempfile::TempDir,
+        list: &str,
+    ) -> Mount {
         let mut options = MountOptions::default();
         options.parse(list).unwrap();
         let tier = open_tier(&store, options.volume.read_only);
@@ -93,6 +120,7 @@ impl Mount {
         Mount {
             session,
             store,
+            disk,
             volume,
             tier,
             options,
@@ -121,26 +149,45 @@ impl Mount {
         std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
     }
 
-    pub fn unmount(self) -> (Arc<Tricky>, tempfile::TempDir) {
+    /// Unmounts and checks the volume; returns what is left of the mount.
+    pub fn unmount(self) -> Left {
         self.session.unmount(false).unwrap();
         self.session.wait().unwrap();
         self.volume.close().unwrap();
         let problems = self.volume.check().unwrap_or_default();
         assert!(problems.is_empty(), "{problems:#?}");
         self.tier.close().unwrap();
-        (self.store, self.dir)
+        Left {
+            store: self.store,
+            disk: self.disk,
+            dir: self.dir,
+        }
     }
 
-    /// Unmounts, checks the volume and mounts it again.
+    /// Unmounts, checks the volume, opens its store anew and mounts it again.
     pub fn again(self, options: &str) -> Mount {
-        let (store, dir) = self.unmount();
-        Self::over(store, dir, options)
+        let Left { store, disk, dir } = self.unmount();
+        let store = match &disk {
+            None => store,
+            Some(disk) => {
+                drop(store);
+                let path = disk.path().join("store");
+                Arc::new(Tricky::on(StoreDir::open(&path, Access::Write).unwrap()))
+            }
+        };
+        Self::over(store, disk, dir, options)
     }
 
     /// A second mount of the same volume, elsewhere.
     pub fn mount_on(&self, dir: &Path) -> Result<Session> {
         laconicfs::mount::mount(Arc::clone(&self.volume), dir, &self.options)
     }
+}
+
+pub struct Left {
+    store: Arc<Tricky>,
+    disk: Option<tempfile::TempDir>,
+    pub dir: tempfile::TempDir,
 }
 
 fn open_tier(store: &Arc<Tricky>, read_only: bool) -> Arc<Tier> {
@@ -209,22 +256,30 @@ pub fn text(seed: u64, len: usize) -> Vec<u8> {
     out
 }
 
-/// A store in memory whose values can be made to fail.
+/// A store whose values can be made to fail.
 pub struct Tricky {
-    inner: MemoryStore,
+    inner: Arc<dyn Store>,
+    /// Holds the lock on the store's directory.
+    _dir: Option<StoreDir>,
     /// Values read are damaged.
     pub damage: AtomicBool,
     /// Reading a value on behalf of a request panics.
     pub panic: AtomicBool,
 }
 
-impl Default for Tricky {
-    fn default() -> Self {
+impl Tricky {
+    fn new(dir: Option<StoreDir>, inner: Arc<dyn Store>) -> Self {
         Self {
-            inner: MemoryStore::new(2048),
+            inner,
+            _dir: dir,
             damage: AtomicBool::new(false),
             panic: AtomicBool::new(false),
         }
+    }
+
+    fn on(dir: StoreDir) -> Self {
+        let inner = dir.store();
+        Self::new(Some(dir), inner)
     }
 }
 

@@ -41,8 +41,8 @@ fn a_mount_answers_at_once_and_its_type_and_options_show() {
     ] {
         assert!(line.contains(word), "{line} lacks {word}");
     }
-    let (_, dir) = mount.unmount();
-    assert_eq!(mount_line(dir.path()), None);
+    let left = mount.unmount();
+    assert_eq!(mount_line(left.dir.path()), None);
 }
 
 #[test]
