@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use laconicfs::Result;
 use laconicfs::mount::{MountOptions, Session};
 use laconicfs::store::{
     Access, Batch, Class, LogInfo, LogRecord, MemoryStore, Properties, Row, Space, Store, StoreDir,
@@ -15,6 +14,7 @@ use laconicfs::store::{
 };
 use laconicfs::tier::{self, Tier};
 use laconicfs::volume::Volume;
+use laconicfs::{Error, Result};
 
 /// The mount options that most tests want.
 pub const DEFAULT: &str = "allow_other";
@@ -99,7 +99,7 @@ impl Mount {
                 Tricky::on(StoreDir::create(&path, &Properties::default()).unwrap())
             }
         });
-        let tier = open_tier(&store, false);
+        let tier = open_tier(&store, place, false);
         Volume::format(&tier, 0, 0).unwrap();
         tier.close().unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -114,7 +114,8 @@ impl Mount {
     ) -> Mount {
         let mut options = MountOptions::default();
         options.parse(list).unwrap();
-        let tier = open_tier(&store, options.volume.read_only);
+        let place = disk.as_ref().map_or(Place::Memory, |_| Place::Disk);
+        let tier = open_tier(&store, place, options.volume.read_only);
         let volume = Volume::open(Arc::clone(&tier), options.volume).unwrap();
         let session = laconicfs::mount::mount(Arc::clone(&volume), dir.path(), &options).unwrap();
         Mount {
@@ -154,7 +155,7 @@ impl Mount {
         self.session.unmount(false).unwrap();
         self.session.wait().unwrap();
         self.volume.close().unwrap();
-        let problems = self.volume.check().unwrap_or_default();
+        let problems = self.volume.check().unwrap();
         assert!(problems.is_empty(), "{problems:#?}");
         self.tier.close().unwrap();
         Left {
@@ -190,16 +191,18 @@ pub struct Left {
     pub dir: tempfile::TempDir,
 }
 
-fn open_tier(store: &Arc<Tricky>, read_only: bool) -> Arc<Tier> {
-    let options = tier::Options {
-        // Small, so that reads reach the store.
-        cache_bytes: 1 << 20,
-        dirty_bytes: 8 << 20,
-        commit_every: Duration::from_millis(50),
+fn open_tier(store: &Arc<Tricky>, place: Place, read_only: bool) -> Arc<Tier> {
+    let mut options = tier::Options {
         drain_threads: 0,
         read_only,
         ..tier::Options::default()
     };
+    if place == Place::Memory {
+        // Small, so that reads reach the store and writes wait for room.
+        options.cache_bytes = 1 << 20;
+        options.dirty_bytes = 1 << 20;
+        options.commit_every = Duration::from_millis(50);
+    }
     Tier::open(Arc::clone(store) as Arc<dyn Store>, Arc::default(), options).unwrap()
 }
 
@@ -265,6 +268,8 @@ pub struct Tricky {
     pub damage: AtomicBool,
     /// Reading a value on behalf of a request panics.
     pub panic: AtomicBool,
+    /// There is no space left.
+    pub full: AtomicBool,
 }
 
 impl Tricky {
@@ -274,6 +279,7 @@ impl Tricky {
             _dir: dir,
             damage: AtomicBool::new(false),
             panic: AtomicBool::new(false),
+            full: AtomicBool::new(false),
         }
     }
 
@@ -309,6 +315,9 @@ impl Store for Tricky {
         owner_key: &[u8],
         payload: &[u8],
     ) -> Result<ValueRef> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(Error::NoSpace);
+        }
         self.inner.append(class, owner_table, owner_key, payload)
     }
 
