@@ -152,7 +152,14 @@ impl Mount {
 
     /// Unmounts and checks the volume; returns what is left of the mount.
     pub fn unmount(self) -> Left {
-        self.session.unmount(false).unwrap();
+        // Another test may be between fork and exec of a program, where it
+        // holds a copy of every descriptor of this process.
+        let mut tries = 0;
+        while let Err(error) = self.session.unmount(false) {
+            tries += 1;
+            assert!(tries < 100, "{error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         self.session.wait().unwrap();
         self.volume.close().unwrap();
         let problems = self.volume.check().unwrap();
