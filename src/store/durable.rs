@@ -35,6 +35,8 @@ pub unsafe extern "C" fn sync_file_range(
     _flags: c_uint,
 ) -> c_int {
     CALLS.fetch_add(1, Ordering::SeqCst);
+    #[cfg(test)]
+    witness::see(fd);
     // SAFETY: fdatasync takes any number for a descriptor and touches no memory.
     let result = unsafe { libc::fdatasync(fd) };
     if result != 0 {
@@ -123,4 +125,42 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     file.persist(path)
         .map_err(|error| Error::io(context())(error.error))?;
     sync_directory(directory)
+}
+
+/// Lets a test see a file as each sync finds it: what a power cut leaves is
+/// one of these states with any part of what was written after it.
+#[cfg(test)]
+pub mod witness {
+    use std::path::{Path, PathBuf};
+
+    use parking_lot::Mutex;
+
+    struct Watch {
+        path: PathBuf,
+        states: Vec<Vec<u8>>,
+    }
+
+    static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
+
+    /// Watches one file, for one test.
+    pub fn watch(path: &Path) {
+        let (path, states) = (path.to_owned(), Vec::new());
+        *WATCH.lock() = Some(Watch { path, states });
+    }
+
+    /// The states since the last call.
+    pub fn states() -> Vec<Vec<u8>> {
+        let mut watch = WATCH.lock();
+        watch
+            .as_mut()
+            .map_or_else(Vec::new, |watch| std::mem::take(&mut watch.states))
+    }
+
+    pub(super) fn see(fd: i32) {
+        if let Some(watch) = &mut *WATCH.lock()
+            && std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|p| p == watch.path)
+        {
+            watch.states.extend(std::fs::read(&watch.path));
+        }
+    }
 }

@@ -122,6 +122,11 @@ impl SledStore {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
     fn check_writable(&self) -> Result<()> {
         match self.access {
             Access::Write => Ok(()),

@@ -97,8 +97,7 @@ impl Logs {
     }
 
     fn path(&self, log: u64, class: Class) -> PathBuf {
-        self.directory
-            .join(format!("{log:016x}.{}", extension(class)))
+        self.directory.join(file_name(log, class))
     }
 
     /// Appends a record; it can be read when this returns and is durable
@@ -336,6 +335,11 @@ fn extension(class: Class) -> &'static str {
         Class::Hot => "hot",
         Class::Cold => "cold",
     }
+}
+
+/// The name of a log's file: its number, and its class.
+pub fn file_name(log: u64, class: Class) -> String {
+    format!("{log:016x}.{}", extension(class))
 }
 
 /// The number and class in the name of a log's file.
