@@ -187,12 +187,16 @@ impl Volume {
         len: u64,
         drop_suid: bool,
     ) -> Result<u64> {
+        let chunk = self.core.tier.chunk_size() as u64;
+        let piece = (COPIED.0 * chunk).min(COPIED.1).max(chunk);
+        // A copy within one file may make it longer: what counts is its end now.
+        let size = self.look(|change| Ok(change.file(from)?.size))?;
+        let len = len
+            .min(size.saturating_sub(from_offset))
+            .min(COPIED_AT_ONCE);
         if from == to && from_offset.abs_diff(to_offset) < len {
             return Err(Error::Invalid("the ranges overlap"));
         }
-        let chunk = self.core.tier.chunk_size() as u64;
-        let piece = (COPIED.0 * chunk).min(COPIED.1).max(chunk);
-        let len = len.min(COPIED_AT_ONCE);
         let mut done = 0;
         while done < len {
             let (source, target) = (from_offset.checked_add(done), to_offset.checked_add(done));

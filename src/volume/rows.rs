@@ -417,7 +417,7 @@ mod tests {
 
         let cookie = first_cookie(b"name");
         let key = dirent_key(5, cookie, b"name");
-        assert_eq!(hex(&key), "00000000000000050a6d8c2e7c3b5e006e616d65");
+        assert_eq!(hex(&key), "00000000000000052a7f7f699f14d7006e616d65");
         let row = dirent_row(6, FileType::Regular);
         assert_eq!(hex(&row), "01080000000000000006");
         let dirent = Dirent::decode(&key, &row).unwrap();

@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use super::*;
 use crate::store::{Batch, Class, LogInfo, LogRecord, MemoryStore, Row, ValueRef};
 
-const CHUNK: usize = 256;
+pub(crate) const CHUNK: usize = 256;
 
 /// Values above this rest in logs.
 const INLINE: usize = 16;
 
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         chunk_size: CHUNK,
         cache_bytes: 64 << 10,
@@ -35,12 +35,12 @@ fn open(store: &Arc<dyn Store>) -> Arc<Tier> {
     Tier::open(store.clone(), Arc::default(), options()).unwrap()
 }
 
-fn memory() -> Arc<dyn Store> {
+pub(crate) fn memory() -> Arc<dyn Store> {
     Arc::new(MemoryStore::new(INLINE))
 }
 
 /// `len` bytes that compress a little; the same seed, the same bytes.
-fn text(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn text(seed: u64, len: usize) -> Vec<u8> {
     let mut x = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         x ^= x << 13;
@@ -61,10 +61,10 @@ enum Event {
 }
 
 /// A store in memory that remembers what was done to it, and fails on demand.
-struct Tape {
+pub(crate) struct Tape {
     inner: MemoryStore,
     events: Mutex<Vec<Event>>,
-    full: AtomicBool,
+    pub(crate) full: AtomicBool,
     dead: AtomicBool,
     /// The next commit is applied but reports a full disk.
     doubtful: AtomicBool,
@@ -96,7 +96,7 @@ impl Default for Tape {
 }
 
 impl Tape {
-    fn mark(&self, step: u64) {
+    pub(crate) fn mark(&self, step: u64) {
         self.events.lock().push(Event::Synced(step));
     }
 
@@ -115,7 +115,7 @@ impl Tape {
 
     /// The store as a power cut after each of its changes would leave it,
     /// with the last step that was acknowledged by then.
-    fn replay(&self, each: &mut dyn FnMut(&Arc<dyn Store>, u64)) {
+    pub(crate) fn replay(&self, each: &mut dyn FnMut(&Arc<dyn Store>, u64)) {
         let events = self.events.lock();
         for cut in 0..=events.len() {
             if cut > 0 && matches!(events[cut - 1], Event::Append(..) | Event::Seal) {
