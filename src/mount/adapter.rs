@@ -22,7 +22,7 @@ pub(super) struct Adapter {
     pub volume: Arc<Volume>,
     /// The same volume, which answers [`Error::WouldBlock`] instead of waiting.
     pub now: Arc<Volume>,
-    /// Decode: as many as there are processors.
+    /// Wait for a value or a decode: about as many as there are processors.
     pub readers: Pool,
     /// Wait for the disk or for room: many, so that they share commits.
     pub waiters: Pool,
@@ -40,7 +40,7 @@ impl Adapter {
         Ok(Self {
             now: volume.now(),
             volume,
-            readers: pool("reader", processors.max(2))?,
+            readers: pool("reader", processors.max(4))?,
             waiters: pool("waiter", WAITERS)?,
             flusher: pool("flusher", 1)?,
             writeback,

@@ -9,6 +9,7 @@
 mod adapter;
 mod convert;
 mod errno;
+mod flags;
 mod options;
 mod pool;
 mod requests;

@@ -18,6 +18,10 @@ use fuser::{
 use super::adapter::Adapter;
 use super::convert::{drops_suid, file_attr, file_type, no_entry, open_flags, set_time};
 use super::errno::Asked;
+use super::flags::{
+    FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC32_GETFLAGS,
+    FS_IOC32_SETFLAGS, from_fsxattr, to_fsxattr,
+};
 use super::pool::guard;
 use crate::error::{Error, Result};
 use crate::volume::{self, Caller, Seek, SetAttr, Volume, XattrFlags};
@@ -38,12 +42,6 @@ const MAX_COPY: u64 = 64 << 20;
 
 /// Without the flag, each open would drop the pages of the file.
 const OPENED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
-
-const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
-const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
-/// The same from 32-bit programs.
-const FS_IOC32_GETFLAGS: u32 = 0x8004_6601;
-const FS_IOC32_SETFLAGS: u32 = 0x4004_6602;
 
 fn seek(whence: i32) -> Option<Seek> {
     match whence {
@@ -596,22 +594,33 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         let asked = Asked::of("ioctl", ino.0);
-        match (command, argument.first_chunk()) {
-            (FS_IOC_GETFLAGS | FS_IOC32_GETFLAGS, _) => {
+        let set = match command {
+            FS_IOC_GETFLAGS | FS_IOC32_GETFLAGS => {
                 let op = move |volume: &Volume| volume.attr(ino.0);
-                self.serve(&self.waiters, asked, reply, op, |reply, attr| {
+                return self.serve(&self.waiters, asked, reply, op, |reply, attr| {
                     reply.ioctl(0, &attr.flags.bits().to_ne_bytes());
                 });
             }
-            (FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS, Some(flags)) => {
-                let (flags, caller) = (u32::from_ne_bytes(*flags), caller(request));
-                let op = move |volume: &Volume| volume.set_flags(ino.0, flags, caller);
-                self.serve(&self.waiters, asked, reply, op, |reply, ()| {
-                    reply.ioctl(0, &[]);
+            FS_IOC_FSGETXATTR => {
+                let op = move |volume: &Volume| volume.attr(ino.0);
+                return self.serve(&self.waiters, asked, reply, op, |reply, attr| {
+                    reply.ioctl(0, &to_fsxattr(attr.flags));
                 });
             }
-            _ => reply.error(Errno::ENOTTY),
-        }
+            FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => argument
+                .first_chunk()
+                .map(|flags| u32::from_ne_bytes(*flags)),
+            FS_IOC_FSSETXATTR => from_fsxattr(argument),
+            _ => return reply.error(Errno::ENOTTY),
+        };
+        let Some(flags) = set else {
+            return reply.error(Errno::EOPNOTSUPP);
+        };
+        let caller = caller(request);
+        let op = move |volume: &Volume| volume.set_flags(ino.0, flags, caller);
+        self.serve(&self.waiters, asked, reply, op, |reply, ()| {
+            reply.ioctl(0, &[]);
+        });
     }
 
     // What follows is the kernel's to do; it does not ask again.

@@ -108,25 +108,33 @@ pub fn mount(volume: Arc<Volume>, dir: &Path, options: &MountOptions) -> Result<
         .map_err(|error| refused(&dir, error))?;
     writers.set_notifier(fuse.notifier());
 
-    let end = Arc::new(End::default());
-    let tell = Arc::clone(&end);
+    // Dropping `fuse` on an error unmounts.
+    let mounted = table::mounted_on(&dir)?;
+    let session = Session {
+        device: mounted.map(|m| m.device).unwrap_or_default(),
+        dir,
+        end: Arc::new(End::default()),
+    };
+    let end = Arc::clone(&session.end);
+    let (place, device) = (session.dir.clone(), session.device.clone());
     std::thread::Builder::new()
         .name("mount".into())
         .spawn(move || {
             // Returns when every thread that takes requests has ended, and
             // drops the adapter, which waits for the workers.
-            let outcome = fuse.run().map_err(|e| format!("the mount failed: {e}"));
-            *tell.outcome.lock() = Some(outcome);
-            tell.over.notify_all();
+            let outcome = fuse.run().map_err(|error| {
+                // Nobody answers there any more: better no mount than a dead one.
+                if let Ok(Some(top)) = table::mounted_on(&place)
+                    && top.device == device
+                {
+                    let _ = table::unmount(&place, true);
+                }
+                format!("the mount on {} failed: {error}", place.display())
+            });
+            *end.outcome.lock() = Some(outcome);
+            end.over.notify_all();
         })
         .map_err(Error::io("starting a thread"))?;
-
-    let mounted = table::mounted_on(&dir)?;
-    let session = Session {
-        device: mounted.map(|m| m.device).unwrap_or_default(),
-        dir,
-        end,
-    };
     // From here on, dropping the session unmounts.
     session.answers()?;
     raise_read_ahead(&session.device);

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use laconicfs::Result;
 use laconicfs::mount::{MountOptions, Session};
 use laconicfs::store::{
-    Batch, Class, LogInfo, LogRecord, MemoryStore, Row, Space, Store, Table, ValueRef,
+    Access, Batch, Class, LogInfo, LogRecord, MemoryStore, Properties, Row, Space, Store, StoreDir,
+    Table, ValueRef,
 };
 use laconicfs::tier::{self, Tier};
 use laconicfs::volume::Volume;
+use laconicfs::{Error, Result};
 
 /// The mount options that most tests want.
 pub const DEFAULT: &str = "allow_other";
@@ -22,9 +23,18 @@ pub const DEFAULT: &str = "allow_other";
 /// the kernel and through the adapter.
 pub const THROUGH: &str = "allow_other,nowriteback_cache";
 
+/// Where a test keeps its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Memory,
+    Disk,
+}
+
 pub struct Mount {
     pub session: Session,
     pub store: Arc<Tricky>,
+    /// Of the store, where it rests on disk.
+    disk: Option<tempfile::TempDir>,
     volume: Arc<Volume>,
     tier: Arc<Tier>,
     options: MountOptions,
@@ -66,29 +76,52 @@ pub fn have(program: &str) -> bool {
 }
 
 impl Mount {
-    /// A new volume, or `None`, said aloud, where the machine cannot mount.
+    /// A new volume in memory, or `None`, said aloud, where the machine
+    /// cannot mount.
     pub fn fresh(options: &str) -> Option<Mount> {
+        Self::fresh_in(Place::Memory, options)
+    }
+
+    pub fn fresh_in(place: Place, options: &str) -> Option<Mount> {
         if let Some(why) = obstacle() {
             skip(&why);
             return None;
         }
-        let store = Arc::new(Tricky::default());
-        let tier = open_tier(&store, false);
+        // For whoever looks for the cause of a failure, by RUST_LOG.
+        let _ = env_logger::Builder::from_default_env()
+            .is_test(true)
+            .try_init();
+        let disk = (place == Place::Disk).then(|| tempfile::tempdir().unwrap());
+        let store = Arc::new(match &disk {
+            None => Tricky::new(None, Arc::new(MemoryStore::new(2048))),
+            Some(dir) => {
+                let path = dir.path().join("store");
+                Tricky::on(StoreDir::create(&path, &Properties::default()).unwrap())
+            }
+        });
+        let tier = open_tier(&store, place, false);
         Volume::format(&tier, 0, 0).unwrap();
         tier.close().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        Some(Self::over(store, dir, options))
+        Some(Self::over(store, disk, dir, options))
     }
 
-    fn over(store: Arc<Tricky>, dir: tempfile::TempDir, list: &str) -> Mount {
+    fn over(
+        store: Arc<Tricky>,
+        disk: Option<tempfile::TempDir>,
+        dir: tempfile::TempDir,
+        list: &str,
+    ) -> Mount {
         let mut options = MountOptions::default();
         options.parse(list).unwrap();
-        let tier = open_tier(&store, options.volume.read_only);
+        let place = disk.as_ref().map_or(Place::Memory, |_| Place::Disk);
+        let tier = open_tier(&store, place, options.volume.read_only);
         let volume = Volume::open(Arc::clone(&tier), options.volume).unwrap();
         let session = laconicfs::mount::mount(Arc::clone(&volume), dir.path(), &options).unwrap();
         Mount {
             session,
             store,
+            disk,
             volume,
             tier,
             options,
@@ -117,20 +150,33 @@ impl Mount {
         std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
     }
 
-    pub fn unmount(self) -> (Arc<Tricky>, tempfile::TempDir) {
+    /// Unmounts and checks the volume; returns what is left of the mount.
+    pub fn unmount(self) -> Left {
         self.session.unmount(false).unwrap();
         self.session.wait().unwrap();
         self.volume.close().unwrap();
         let problems = self.volume.check().unwrap();
         assert!(problems.is_empty(), "{problems:#?}");
         self.tier.close().unwrap();
-        (self.store, self.dir)
+        Left {
+            store: self.store,
+            disk: self.disk,
+            dir: self.dir,
+        }
     }
 
-    /// Unmounts, checks the volume and mounts it again.
+    /// Unmounts, checks the volume, opens its store anew and mounts it again.
     pub fn again(self, options: &str) -> Mount {
-        let (store, dir) = self.unmount();
-        Self::over(store, dir, options)
+        let Left { store, disk, dir } = self.unmount();
+        let store = match &disk {
+            None => store,
+            Some(disk) => {
+                drop(store);
+                let path = disk.path().join("store");
+                Arc::new(Tricky::on(StoreDir::open(&path, Access::Write).unwrap()))
+            }
+        };
+        Self::over(store, disk, dir, options)
     }
 
     /// A second mount of the same volume, elsewhere.
@@ -139,16 +185,24 @@ impl Mount {
     }
 }
 
-fn open_tier(store: &Arc<Tricky>, read_only: bool) -> Arc<Tier> {
-    let options = tier::Options {
-        // Small, so that reads reach the store.
-        cache_bytes: 1 << 20,
-        dirty_bytes: 8 << 20,
-        commit_every: Duration::from_millis(50),
+pub struct Left {
+    store: Arc<Tricky>,
+    disk: Option<tempfile::TempDir>,
+    pub dir: tempfile::TempDir,
+}
+
+fn open_tier(store: &Arc<Tricky>, place: Place, read_only: bool) -> Arc<Tier> {
+    let mut options = tier::Options {
         drain_threads: 0,
         read_only,
         ..tier::Options::default()
     };
+    if place == Place::Memory {
+        // Small, so that reads reach the store and writes wait for room.
+        options.cache_bytes = 1 << 20;
+        options.dirty_bytes = 1 << 20;
+        options.commit_every = Duration::from_millis(50);
+    }
     Tier::open(Arc::clone(store) as Arc<dyn Store>, Arc::default(), options).unwrap()
 }
 
@@ -199,28 +253,39 @@ pub fn text(seed: u64, len: usize) -> Vec<u8> {
         x ^= x >> 7;
         x ^= x << 17;
         out.extend_from_slice(WORDS[(x % 16) as usize].as_bytes());
-        out.push(if x % 11 == 0 { b'\n' } else { b' ' });
+        out.push(if x.is_multiple_of(11) { b'\n' } else { b' ' });
     }
     out.truncate(len);
     out
 }
 
-/// A store in memory whose values can be made to fail.
+/// A store whose values can be made to fail.
 pub struct Tricky {
-    inner: MemoryStore,
+    inner: Arc<dyn Store>,
+    /// Holds the lock on the store's directory.
+    _dir: Option<StoreDir>,
     /// Values read are damaged.
     pub damage: AtomicBool,
     /// Reading a value on behalf of a request panics.
     pub panic: AtomicBool,
+    /// There is no space left.
+    pub full: AtomicBool,
 }
 
-impl Default for Tricky {
-    fn default() -> Self {
+impl Tricky {
+    fn new(dir: Option<StoreDir>, inner: Arc<dyn Store>) -> Self {
         Self {
-            inner: MemoryStore::new(2048),
+            inner,
+            _dir: dir,
             damage: AtomicBool::new(false),
             panic: AtomicBool::new(false),
+            full: AtomicBool::new(false),
         }
+    }
+
+    fn on(dir: StoreDir) -> Self {
+        let inner = dir.store();
+        Self::new(Some(dir), inner)
     }
 }
 
@@ -250,6 +315,9 @@ impl Store for Tricky {
         owner_key: &[u8],
         payload: &[u8],
     ) -> Result<ValueRef> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(Error::NoSpace);
+        }
         self.inner.append(class, owner_table, owner_key, payload)
     }
 

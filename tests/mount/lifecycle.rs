@@ -1,12 +1,13 @@
 //! Mounting and unmounting, and what can be in the way.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use laconicfs::mount::unmount;
 
-use crate::harness::{DEFAULT, Mount, text};
+use crate::harness::{DEFAULT, Mount, THROUGH, text};
 use crate::sys;
 
 fn says(error: laconicfs::Error, what: &str) {
@@ -41,8 +42,8 @@ fn a_mount_answers_at_once_and_its_type_and_options_show() {
     ] {
         assert!(line.contains(word), "{line} lacks {word}");
     }
-    let (_, dir) = mount.unmount();
-    assert_eq!(mount_line(dir.path()), None);
+    let left = mount.unmount();
+    assert_eq!(mount_line(left.dir.path()), None);
 }
 
 #[test]
@@ -194,4 +195,39 @@ fn a_damaged_chunk_and_a_panic_are_eio_and_the_mount_lives_on() {
     }
     assert_eq!(fs::read(mount.path("bad")).unwrap(), text(2, 200_000));
     mount.unmount();
+}
+
+#[test]
+fn a_full_disk_is_enospc_and_costs_nothing_that_was_there() {
+    for options in [DEFAULT, THROUGH] {
+        let Some(mount) = Mount::fresh(options) else {
+            return;
+        };
+        let old = fs::File::create(mount.path("old")).unwrap();
+        (&old).write_all(&text(1, 500_000)).unwrap();
+        old.sync_all().unwrap();
+        mount.store.full.store(true, Ordering::Relaxed);
+        // Sooner or later: at the write, or when the file is made durable.
+        let mut new = fs::File::create(mount.path("new")).unwrap();
+        let error = (0..50)
+            .try_for_each(|n| new.write_all(&text(n, 100_000)))
+            .and_then(|()| new.sync_all())
+            .unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        drop(new);
+        mount.forget();
+        assert_eq!(fs::read(mount.path("old")).unwrap(), text(1, 500_000));
+        mount.store.full.store(false, Ordering::Relaxed);
+        fs::remove_file(mount.path("new")).unwrap();
+        // Nothing new is taken until something has reached the disk again.
+        old.sync_all().unwrap();
+        let mut new = fs::File::create(mount.path("new")).unwrap();
+        new.write_all(&text(3, 300_000)).unwrap();
+        new.sync_all().unwrap();
+        drop((old, new));
+        let mount = mount.again(options);
+        assert_eq!(fs::read(mount.path("old")).unwrap(), text(1, 500_000));
+        assert_eq!(fs::read(mount.path("new")).unwrap(), text(3, 300_000));
+        mount.unmount();
+    }
 }

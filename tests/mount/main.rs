@@ -7,4 +7,5 @@ mod harness;
 mod lifecycle;
 mod posix;
 mod programs;
+mod suites;
 mod sys;

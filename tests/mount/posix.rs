@@ -394,6 +394,26 @@ fn extended_attributes_and_flags() {
     assert_eq!(sys::flags(&file).unwrap(), IMMUTABLE);
     assert_eq!(errno(fs::remove_file(&path)), libc::EPERM);
     assert_eq!(errno(fs::write(&path, b"y")), libc::EPERM);
+    // A flag that means nothing here (FS_COMPR_FL) is refused, not forgotten.
+    assert_eq!(errno(sys::set_flags(&file, 0x4)), libc::EOPNOTSUPP);
+    let log = mount.path("log");
+    fs::write(&log, b"one\n").unwrap();
+    sys::set_flags(&File::open(&log).unwrap(), 0x20).unwrap();
+    assert_eq!(errno(fs::write(&log, b"y")), libc::EPERM);
+    let mut append = OpenOptions::new().append(true).open(&log).unwrap();
+    for n in 0..2000 {
+        writeln!(append, "line {n} at the end").unwrap();
+    }
+    append.sync_all().unwrap();
+    let expected: String = (0..2000)
+        .map(|n| format!("line {n} at the end\n"))
+        .collect();
+    mount.forget();
+    assert_eq!(
+        fs::read_to_string(&log).unwrap(),
+        format!("one\n{expected}")
+    );
+    drop((append, file));
     let mount = mount.again(DEFAULT);
     let path = mount.path("a");
     assert_eq!(sys::xattr(&path, "trusted.two").unwrap(), text(1, 60_000));
