@@ -149,8 +149,8 @@ fn what_is_not_a_store_is_named() {
         let error = fails(&["mount", text(path), text(&dir), "--create"], 3);
         assert!(error.contains("mkfs"), "{error}");
     }
-    // Nothing was made of what is not a store.
-    assert!(!folder.path().join("lock").exists());
+    // Nothing was made in what is not a store.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
@@ -223,7 +223,8 @@ fn a_missing_or_altered_model_is_named() {
 fn damage_is_named_by_file_and_range() {
     let (_folder, store) = store();
     put(&store, "whole", &noise(1000));
-    put(&store, "broken", &noise(200_000));
+    let content = noise(200_000);
+    put(&store, "broken", &content);
     works(&["drain", text(&store)]);
     works(&["check", "--scrub", text(&store)]);
     let mut logs: Vec<_> = fs::read_dir(store.join("logs"))
@@ -246,10 +247,20 @@ fn damage_is_named_by_file_and_range() {
     let problems = report["problems"].as_array().unwrap();
     assert_eq!(problems.len(), 1, "{problems:?}");
     let problem = problems[0].as_str().unwrap();
-    assert!(
-        problem.contains("/broken bytes 65536 to 131071"),
-        "{problem}"
-    );
+    let (_, range) = problem.split_once("/broken bytes ").unwrap();
+    let (start, _) = range.split_once(" to ").unwrap();
+    let start: u64 = start.parse().unwrap();
+
+    // That range and no other cannot be read.
+    let fs = FileSystem::open(&store, &Settings::look()).unwrap();
+    let ino = fs.volume().lookup(ROOT, b"broken").unwrap().ino;
+    for (index, chunk) in content.chunks(65536).enumerate() {
+        let at = index as u64 * 65536;
+        let read = fs.volume().read_file(ino, at, chunk.len());
+        assert_eq!(read.is_err(), at == start);
+        assert!(at == start || read.unwrap() == chunk);
+    }
+    fs.close().unwrap();
 }
 
 #[test]

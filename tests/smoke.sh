@@ -117,7 +117,9 @@ step "kill -9 while writing; what was synced is there"
 for round in 1 2 3; do
     pid=$("$bin" stat --json "$dir" | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
     cp -r "$work/tree/src" "$dir/synced-$round"
-    sync -f "$dir/synced-$round"
+    # fsync of every file and directory (the kernel does not pass syncfs on).
+    find "$dir/synced-$round" "$dir" -maxdepth 0 -exec sync {} +
+    find "$dir/synced-$round" -exec sync {} +
     (cp -r "$work/tree" "$dir/unsynced-$round" 2>/dev/null || true) &
     copy=$!
     sleep "0.$round"

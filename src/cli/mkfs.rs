@@ -6,7 +6,9 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
+use super::exit::{Exit, failure};
 use super::{models, report, size};
+use crate::error::Error;
 use crate::filesystem::{FileSystem, NewStore};
 use crate::lm::model::Model;
 
@@ -51,7 +53,12 @@ pub fn run(args: &MkfsArgs, json: bool) -> Result<()> {
             chunk_size: args.chunk_size,
             model,
         },
-    )?;
+    )
+    .map_err(|error| match error {
+        // The directory is taken, by a store or by something else.
+        Error::Other(taken) => failure(Exit::NotAStore, taken),
+        error => error.into(),
+    })?;
     let made = Made {
         store: args.store.canonicalize().unwrap_or(args.store.clone()),
         chunk_size: args.chunk_size,

@@ -16,6 +16,7 @@ use super::{locate, logging, report, size};
 use crate::control::Failed;
 use crate::filesystem::Settings;
 use crate::mount::MountOptions;
+use crate::store::Superblock;
 
 #[derive(Args)]
 #[command(
@@ -92,6 +93,8 @@ pub fn run(args: &MountArgs, json: bool) -> Result<()> {
 
 fn try_run(args: &MountArgs, json: bool) -> Result<()> {
     let store = locate::store(&args.store)?;
+    // Before anything is made in what may be no store.
+    Superblock::read(&store)?;
     let mut options = MountOptions::default();
     for list in &args.options {
         options

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use super::exit::{Exit, failure};
+use super::exit::{Exit, Failure, failure};
 use super::locate::{self, Found};
 use super::report;
 use crate::control::{self, Ask, Client};
@@ -68,13 +68,21 @@ fn ask(lazy: bool) -> Ask {
     }
 }
 
-/// Asks the process behind the mount, or does without one that is dead.
+/// Asks the process behind the mount, or does without one that is dead or dies
+/// meanwhile.
 fn by_mount(dir: &Path, store: &Path, lazy: bool) -> Result<()> {
-    if let Ok(client) = Client::connect(&control::socket_path(store)) {
-        let mut open = locate::Open::from(client);
-        return open.ask(ask(lazy), &mut |_| ()).map(drop);
+    let lost = match Client::connect(&control::socket_path(store)) {
+        Ok(client) => match locate::Open::from(client).ask(ask(lazy), &mut |_| ()) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is::<Failure>() => return Err(error),
+            Err(error) => error,
+        },
+        Err(error) => error.into(),
+    };
+    let ours = |mounted: mount::Mounted| mounted.fstype == mount::FSTYPE;
+    if !mount::mounted_on(dir)?.is_some_and(ours) {
+        return Err(lost);
     }
-    mount::unmount(dir, lazy)
-        .map_err(|error| failure(Exit::InUse, error.to_string()))
-        .with_context(|| "the process behind the mount does not answer")
+    log::info!("{lost:#}; taking the mount away without it");
+    mount::unmount(dir, lazy).map_err(|error| failure(Exit::InUse, error.to_string()))
 }
