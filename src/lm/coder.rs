@@ -19,7 +19,10 @@ struct Interval {
 }
 
 impl Interval {
-    const ALL: Interval = Interval { low: 0, high: u64::MAX };
+    const ALL: Interval = Interval {
+        low: 0,
+        high: u64::MAX,
+    };
 
     /// The last number of the part that a one gets. `low <= split < high`:
     /// between decisions the ends differ in their first byte.
@@ -59,7 +62,10 @@ pub struct Encoder {
 
 impl Default for Encoder {
     fn default() -> Self {
-        Encoder { interval: Interval::ALL, out: Vec::new() }
+        Encoder {
+            interval: Interval::ALL,
+            out: Vec::new(),
+        }
     }
 }
 
@@ -73,7 +79,8 @@ impl Encoder {
             let v = low.checked_add(below)? & !below;
             (v <= high).then_some(v)
         });
-        self.out.extend_from_slice(&fewest.unwrap_or(low).to_be_bytes());
+        self.out
+            .extend_from_slice(&fewest.unwrap_or(low).to_be_bytes());
         let used = self.out.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
         self.out.truncate(used);
         self.out
@@ -102,7 +109,11 @@ pub struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        let mut d = Decoder { interval: Interval::ALL, at: 0, bytes: bytes.iter() };
+        let mut d = Decoder {
+            interval: Interval::ALL,
+            at: 0,
+            bytes: bytes.iter(),
+        };
         for _ in 0..8 {
             d.next_byte();
         }
@@ -170,7 +181,11 @@ mod tests {
             cost.code(bit, p1);
         }
         let ideal = cost.bits / 8.0;
-        assert!(bytes.len() as f64 <= ideal * 1.0001 + 2.0, "{} bytes for {ideal:.1}", bytes.len());
+        assert!(
+            bytes.len() as f64 <= ideal * 1.0001 + 2.0,
+            "{} bytes for {ideal:.1}",
+            bytes.len()
+        );
         bytes.len()
     }
 

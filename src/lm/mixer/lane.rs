@@ -38,7 +38,10 @@ impl Lane {
     pub fn clear(&mut self) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
-        *self = Lane { text, ..Lane::default() };
+        *self = Lane {
+            text,
+            ..Lane::default()
+        };
     }
 
     /// Appends a token.
@@ -74,7 +77,12 @@ impl Lane {
             match b {
                 b'<' => (self.tag, self.in_tag) = (0, true),
                 b' ' | b'>' => self.in_tag = false,
-                _ if self.in_tag => self.tag = self.tag.wrapping_mul(0x2F0B_4C47).wrapping_add(u32::from(b)),
+                _ if self.in_tag => {
+                    self.tag = self
+                        .tag
+                        .wrapping_mul(0x2F0B_4C47)
+                        .wrapping_add(u32::from(b))
+                }
                 _ => {}
             }
         }

@@ -24,8 +24,9 @@ pub const PRIOR: usize = BIAS + 1;
 /// in training, by the decisions so far and by nothing, the last byte or the
 /// last token. Only without a model, which knows better.
 pub const PRIORS: usize = 3;
-/// Entries of each, in bits; contexts are hashed to them without a check.
-pub const PRIOR_BITS: [u32; PRIORS] = [13, 16, 17];
+/// Entries of each, in bits. Contexts are hashed, without a check, to 16 entries:
+/// the nodes of four levels.
+pub const PRIOR_BITS: [u32; PRIORS] = [14, 17, 18];
 
 /// Bits of a code at most.
 pub const LEVELS: usize = 18;
@@ -147,7 +148,11 @@ impl Learned {
         let (mut low, mut high) = (Vec::new(), Vec::new());
         self.clone().visit(&mut |v, weight| {
             let difference = v - plain.next().unwrap_or(0);
-            let rounded = if weight { (difference + (1 << STEP >> 1)) >> STEP } else { difference };
+            let rounded = if weight {
+                (difference + (1 << STEP >> 1)) >> STEP
+            } else {
+                difference
+            };
             let [l, h] = (rounded as i16).to_le_bytes();
             low.push(l);
             high.push(h);
@@ -166,11 +171,18 @@ impl Learned {
         });
         let (low, rest) = bytes.split_at_checked(count)?;
         let (high, rest) = rest.split_at_checked(count)?;
-        let mut stored = low.iter().zip(high).map(|(&l, &h)| i32::from(i16::from_le_bytes([l, h])));
+        let mut stored = low
+            .iter()
+            .zip(high)
+            .map(|(&l, &h)| i32::from(i16::from_le_bytes([l, h])));
         *self = Learned::untrained();
         self.visit(&mut |v, weight| {
             let difference = stored.next().unwrap_or(0);
-            v.wrapping_add(if weight { difference << STEP } else { difference })
+            v.wrapping_add(if weight {
+                difference << STEP
+            } else {
+                difference
+            })
         });
         Some(rest)
     }
@@ -202,13 +214,20 @@ impl MixerStart {
         let mut plain = Vec::new();
         self.blind.write(&mut plain);
         self.live.write(&mut plain);
-        let packed = zstd::bulk::compress(&plain, 19).map_err(Error::io("packing the mixer's start"))?;
+        let packed =
+            zstd::bulk::compress(&plain, 19).map_err(Error::io("packing the mixer's start"))?;
         Ok([&MAGIC[..], &packed].concat())
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let refuse = |reason: &str| Error::Model(format!("the mixer's section of the model {reason}: import the model again"));
-        let packed = bytes.strip_prefix(&MAGIC).ok_or_else(|| refuse("is of another version"))?;
+        let refuse = |reason: &str| {
+            Error::Model(format!(
+                "the mixer's section of the model {reason}: import the model again"
+            ))
+        };
+        let packed = bytes
+            .strip_prefix(&MAGIC)
+            .ok_or_else(|| refuse("is of another version"))?;
         let mut start = MixerStart::untrained();
         let mut size = 0;
         start.blind.visit(&mut |v, _| {
@@ -216,7 +235,10 @@ impl MixerStart {
             v
         });
         let plain = zstd::bulk::decompress(packed, size).map_err(|_| refuse("is damaged"))?;
-        let rest = start.blind.read(&plain).and_then(|rest| start.live.read(rest));
+        let rest = start
+            .blind
+            .read(&plain)
+            .and_then(|rest| start.live.read(rest));
         match rest {
             Some([]) => Ok(start),
             _ => Err(refuse("has the wrong size")),

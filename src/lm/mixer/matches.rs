@@ -75,7 +75,10 @@ impl Matches {
         for k in 0..MODELS {
             let mut m = self.lanes[number][k];
             if m.at != 0 && self.token(m.at) == recent[0] && self.token(m.at + 1) != 0 {
-                m = Match { at: m.at + 1, length: (m.length + 1).min(1 << 16) };
+                m = Match {
+                    at: m.at + 1,
+                    length: (m.length + 1).min(1 << 16),
+                };
             } else {
                 m = Match::default();
             }
@@ -95,7 +98,14 @@ impl Matches {
             self.lanes[number][k] = m;
         }
         let [long, short] = self.lanes[number];
-        [self.guess_of(long), self.guess_of(if short.at == long.at { Match::default() } else { short })]
+        [
+            self.guess_of(long),
+            self.guess_of(if short.at == long.at {
+                Match::default()
+            } else {
+                short
+            }),
+        ]
     }
 
     #[inline(always)]
@@ -104,7 +114,11 @@ impl Matches {
         Guess {
             code: self.token(m.at).wrapping_sub(1),
             live: m.at != 0,
-            bucket: if length < 16 { length } else { (14 + length / 8).min(31) },
+            bucket: if length < 16 {
+                length
+            } else {
+                (14 + length / 8).min(31)
+            },
         }
     }
 

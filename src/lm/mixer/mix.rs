@@ -37,7 +37,11 @@ pub fn decode_mix(mixer: &mut Mixer, payload: &[u8], plain_len: usize) -> Result
     }
     let tokens = tokens as usize;
     if tokens == 0 {
-        return if rest.is_empty() { Ok(Vec::new()) } else { Err(corrupt("has bytes after its end")) };
+        return if rest.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err(corrupt("has bytes after its end"))
+        };
     }
     let lanes = number()?;
     if lanes == 0 || lanes > MAX_LANES as u64 || lanes > tokens as u64 {
@@ -59,7 +63,10 @@ pub fn decode_mix(mixer: &mut Mixer, payload: &[u8], plain_len: usize) -> Result
     if room != 0 {
         return Err(corrupt("is shorter than its frame says"));
     }
-    Ok((0..lanes).flat_map(|lane| mixer.text(lane)).copied().collect())
+    Ok((0..lanes)
+        .flat_map(|lane| mixer.text(lane))
+        .copied()
+        .collect())
 }
 
 /// Appends a number, seven bits a byte, lowest first; the top bit says that

@@ -43,7 +43,7 @@ pub use mix::{decode_mix, encode_mix};
 
 use super::coder::BitCoder;
 use super::vocabulary::Vocabulary;
-use crate::kernel::{Width, wide};
+use crate::kernel::{Job, Width, prefetch, wide};
 use lane::{CONTEXTS, Lane};
 use learned::{
     APM_ROWS, BIAS, CELLS, FIRST, INPUTS, LEVELS_TOGETHER, MATCH, MATCHES, MODEL, POINTS, PRIOR,
@@ -127,7 +127,11 @@ impl Mixer {
     /// Begins a chunk of so many tokens, beside a model (`live`) or without.
     /// `lanes` is from 1 to [`MAX_LANES`].
     pub fn begin(&mut self, lanes: usize, tokens: usize, live: bool) {
-        let start = if live { &self.start.live } else { &self.start.blind };
+        let start = if live {
+            &self.start.live
+        } else {
+            &self.start.blind
+        };
         self.learned.copy_from(start);
         self.begin_with_learned(lanes, tokens);
     }
@@ -136,7 +140,8 @@ impl Mixer {
     pub fn begin_with_learned(&mut self, lanes: usize, tokens: usize) {
         let bits = usize::BITS - tokens.leading_zeros(); // 15 for 64 KiB of prose
         self.slots.reset((bits + 1).clamp(6, 16));
-        self.matches.reset(lane_lengths(tokens, lanes), bits.clamp(6, 16));
+        self.matches
+            .reset(lane_lengths(tokens, lanes), bits.clamp(6, 16));
         self.lanes.iter_mut().for_each(Lane::clear);
         self.lanes.resize_with(lanes, Lane::default);
     }
@@ -149,7 +154,13 @@ impl Mixer {
     /// Codes the next token of a lane (below the number given to `begin`) and
     /// returns it. An encoder gives the token; a decoder gives anything. `cdf`
     /// is the model's: `vocabulary.len() + 1` sums of counts in code order.
-    pub fn code(&mut self, lane: usize, token: u32, cdf: Option<&[u32]>, coder: &mut impl BitCoder) -> u32 {
+    pub fn code(
+        &mut self,
+        lane: usize,
+        token: u32,
+        cdf: Option<&[u32]>,
+        coder: &mut impl BitCoder,
+    ) -> u32 {
         match cdf {
             Some(cdf) => self.code_with(lane, token, &Cdf(cdf), coder),
             None => self.code_with(lane, token, &Blind, coder),
@@ -157,28 +168,51 @@ impl Mixer {
     }
 
     /// [`code`](Self::code) with any foresight.
-    pub fn code_with<F: Foresight>(&mut self, lane: usize, token: u32, foresight: &F, coder: &mut impl BitCoder) -> u32 {
-        let code = wide(self.width, || self.decide(lane, token, foresight, coder));
+    pub fn code_with<F: Foresight>(
+        &mut self,
+        lane: usize,
+        token: u32,
+        foresight: &F,
+        coder: &mut impl BitCoder,
+    ) -> u32 {
+        let code = wide(
+            self.width,
+            Decide {
+                mixer: self,
+                lane,
+                token,
+                foresight,
+                coder,
+            },
+        );
         self.matches.note(lane, &self.lanes[lane], code);
         self.lanes[lane].push(code, self.vocabulary.bytes_of(code));
         code
     }
 
     #[inline(always)]
-    fn decide<F: Foresight>(&mut self, lane: usize, token: u32, foresight: &F, coder: &mut impl BitCoder) -> u32 {
+    fn decide<F: Foresight>(
+        &mut self,
+        lane: usize,
+        token: u32,
+        foresight: &F,
+        coder: &mut impl BitCoder,
+    ) -> u32 {
         let l = &self.lanes[lane];
         let mut guesses = self.matches.guess(lane, l);
-        let expected = if guesses[0].live { hash(guesses[0].code + 1, guesses[0].bucket as u32) } else { 0 };
+        let expected = if guesses[0].live {
+            hash(guesses[0].code + 1, guesses[0].bucket as u32)
+        } else {
+            0
+        };
         let contexts = l.contexts(expected);
-        for &c in &contexts {
-            self.slots.prefetch(hash(c, 1));
-        }
         let last_byte = usize::from(l.last_byte());
         let prior_of = [0, 1 + last_byte as u32, l.recent[0]];
         let (depth, vocabulary) = (self.vocabulary.depth() as usize, self.vocabulary.len());
 
         let learned = &mut self.learned;
         let mut found = [0; CONTEXTS];
+        let mut prior_slots = [0; PRIORS];
         let mut nodes = [Slot::EMPTY; CONTEXTS];
         let mut node = 1; // within the four levels of `nodes`
         let mut prefix = 1u32; // the decisions so far, after a leading one
@@ -192,8 +226,17 @@ impl Mixer {
                 if level > 0 {
                     self.slots.put(&found, &nodes);
                 }
+                let hashes = contexts.map(|c| hash(c, prefix));
+                hashes.iter().for_each(|&h| self.slots.prefetch(h));
+                if !F::LIVE {
+                    for k in 0..PRIORS {
+                        let slot = hash(prior_of[k], prefix) >> (36 - PRIOR_BITS[k]);
+                        prior_slots[k] = slot as usize * 16;
+                        prefetch(&learned.priors[k][prior_slots[k]]);
+                    }
+                }
                 for j in 0..CONTEXTS {
-                    found[j] = self.slots.find(hash(contexts[j], prefix));
+                    found[j] = self.slots.find(hashes[j]);
                     nodes[j] = self.slots.get(found[j]);
                 }
                 node = 1;
@@ -227,9 +270,9 @@ impl Mixer {
                 trust = (odds.unsigned_abs() as usize / 320).min(TRUST - 1);
             } else {
                 for k in 0..PRIORS {
-                    let at = if k == 0 { prefix } else { hash(prior_of[k], prefix) >> (32 - PRIOR_BITS[k]) };
-                    entries[k] = at as usize & ((1 << PRIOR_BITS[k]) - 1);
-                    inputs[PRIOR + k] = stretch(u32::from(learned.priors[k][entries[k]] >> 4)) as i16;
+                    entries[k] = prior_slots[k] + (node & 15);
+                    inputs[PRIOR + k] =
+                        stretch(u32::from(learned.priors[k][entries[k]] >> 4)) as i16;
                 }
             }
             let mut seen = [0; MODELS];
@@ -237,15 +280,26 @@ impl Mixer {
                 seen[k] = (k * 32 + g.bucket) * LEVELS + level;
                 let odds = stretch(u32::from(learned.seen[seen[k]] >> 4)) as i16;
                 let one = g.code >> below & 1 == 1;
-                inputs[MATCH + k] = if !g.live { 0 } else if one { odds } else { -odds };
+                inputs[MATCH + k] = if !g.live {
+                    0
+                } else if one {
+                    odds
+                } else {
+                    -odds
+                };
             }
             let state = match_state(&guesses, below);
 
             // ---- mixing
-            let decisions = if level < 9 { prefix as usize } else { 512 + (prefix as usize >> (level - 8)) % 512 };
+            let decisions = if level < 9 {
+                prefix as usize
+            } else {
+                512 + (prefix as usize >> (level - 8)) % 512
+            };
             let rows = [
                 FIRST[0] + (level * MATCHES + state) % ROWS[0],
-                FIRST[1] + (last_byte * (LEVELS / LEVELS_TOGETHER) + level / LEVELS_TOGETHER) % ROWS[1],
+                FIRST[1]
+                    + (last_byte * (LEVELS / LEVELS_TOGETHER) + level / LEVELS_TOGETHER) % ROWS[1],
                 FIRST[2] + decisions % ROWS[2],
                 FIRST[3] + (level * TRUST + trust) % ROWS[3],
             ];
@@ -259,17 +313,25 @@ impl Mixer {
                 sums[k] = (sum >> 14).clamp(-LIMIT, LIMIT);
             }
             let last = &mut learned.last[level * MATCHES + state];
-            let mixed: i64 = (0..SETS).map(|k| i64::from(last[k]) * i64::from(sums[k])).sum();
+            let mixed: i64 = (0..SETS)
+                .map(|k| i64::from(last[k]) * i64::from(sums[k]))
+                .sum();
             let mixed = (mixed >> 16).clamp(-i64::from(LIMIT), i64::from(LIMIT)) as i32;
             let p_mixed = squash(mixed);
 
             // ---- adaptive probability maps
             let (point, part) = ((mixed + 6144) as usize >> 9, (mixed + 6144) & 511);
-            let apm_rows = [(level * MATCHES + state) % APM_ROWS[0], (level * 256 + last_byte) % APM_ROWS[1]];
+            let apm_rows = [
+                (level * MATCHES + state) % APM_ROWS[0],
+                (level * 256 + last_byte) % APM_ROWS[1],
+            ];
             let mut p = 2 * p_mixed;
             for k in 0..2 {
                 let row = &learned.apms[k][apm_rows[k]];
-                let (a, b) = (i32::from(row[point % POINTS]), i32::from(row[(point + 1) % POINTS]));
+                let (a, b) = (
+                    i32::from(row[point % POINTS]),
+                    i32::from(row[(point + 1) % POINTS]),
+                );
                 p += (a * (512 - part) + b * part) >> 9;
             }
             let bit = coder.code(token >> below & 1, (p >> 2).clamp(1, 65535) as u32) & 1;
@@ -278,10 +340,15 @@ impl Mixer {
             let target = (bit as i32) << 16;
             for k in 0..2 {
                 let row = &mut learned.apms[k][apm_rows[k]];
-                approach(&mut row[(point + usize::from(part >= 256)) % POINTS], bit, APM_SHIFT);
+                approach(
+                    &mut row[(point + usize::from(part >= 256)) % POINTS],
+                    bit,
+                    APM_SHIFT,
+                );
             }
             for k in 0..SETS {
-                let step = i64::from(target - p_mixed) * i64::from(sums[k]) + (1 << (LAST_SHIFT - 1));
+                let step =
+                    i64::from(target - p_mixed) * i64::from(sums[k]) + (1 << (LAST_SHIFT - 1));
                 last[k] = last[k].wrapping_add((step >> LAST_SHIFT) as i32);
                 let error = (((target - squash(sums[k])) * RATE) >> 8).clamp(-32767, 32767);
                 let row = &mut learned.rows[rows[k]].0;
@@ -296,7 +363,11 @@ impl Mixer {
                 let (p, n) = (i32::from(*v >> 4), *v & 15);
                 let p = p + (((goal - p) * NODE_RATE[usize::from(n)] + 0x8000) >> 16);
                 *v = (p as u16) << 4 | (n + 1).min(15);
-                approach(&mut learned.maps[j][usize::from(cells[j]) % CELLS], bit, MAP_SHIFT);
+                approach(
+                    &mut learned.maps[j][usize::from(cells[j]) % CELLS],
+                    bit,
+                    MAP_SHIFT,
+                );
             }
             if !F::LIVE {
                 for k in 0..PRIORS {
@@ -314,6 +385,25 @@ impl Mixer {
         }
         self.slots.put(&found, &nodes);
         prefix - (1 << depth)
+    }
+}
+
+/// [`Mixer::decide`], for [`wide`].
+struct Decide<'a, F, C> {
+    mixer: &'a mut Mixer,
+    lane: usize,
+    token: u32,
+    foresight: &'a F,
+    coder: &'a mut C,
+}
+
+impl<F: Foresight, C: BitCoder> Job for Decide<'_, F, C> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn run(self) -> u32 {
+        self.mixer
+            .decide(self.lane, self.token, self.foresight, self.coder)
     }
 }
 

@@ -132,10 +132,16 @@ mod tests {
         for x in -LIMIT..=LIMIT {
             let exact = 65536.0 / (1.0 + (-f64::from(x) / 512.0).exp());
             let p = f64::from(squash(x));
-            assert!((p - exact).abs() <= 1.0 + exact * (1.0 - exact / 65536.0) / 200.0, "squash({x}) = {p}, not {exact}");
+            assert!(
+                (p - exact).abs() <= 1.0 + exact * (1.0 - exact / 65536.0) / 200.0,
+                "squash({x}) = {p}, not {exact}"
+            );
             assert!((1..=65535).contains(&squash(x)));
         }
-        assert_eq!((squash(i32::MIN), squash(i32::MAX)), (squash(-LIMIT), squash(LIMIT)));
+        assert_eq!(
+            (squash(i32::MIN), squash(i32::MAX)),
+            (squash(-LIMIT), squash(LIMIT))
+        );
         for p in 0..4096 {
             assert!((squash(stretch(p)) - (p as i32 * 16 + 8)).abs() <= 70);
         }
@@ -145,9 +151,15 @@ mod tests {
     #[test]
     fn tables_are_the_same_for_ever() {
         let mut h = blake3::Hasher::new();
-        LN.iter().for_each(|v| { h.update(&v.to_le_bytes()); });
-        STRETCH.iter().for_each(|v| { h.update(&v.to_le_bytes()); });
-        SQUASH.iter().for_each(|v| { h.update(&v.to_le_bytes()); });
+        LN.iter().for_each(|v| {
+            h.update(&v.to_le_bytes());
+        });
+        STRETCH.iter().for_each(|v| {
+            h.update(&v.to_le_bytes());
+        });
+        SQUASH.iter().for_each(|v| {
+            h.update(&v.to_le_bytes());
+        });
         assert_eq!(&h.finalize().to_hex()[..16], "golden");
     }
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Error;
 use crate::lm::coder::{Cost, Decoder, Encoder};
 use crate::lm::vocabulary::tests::small;
 
@@ -11,7 +12,13 @@ fn mixer() -> Mixer {
 }
 
 fn text(n: usize) -> Vec<u8> {
-    let line = |i: usize| format!("<row id=\"{i}\">the {} and\tthe, {}</row>\n", i * i % 97, i % 7);
+    let line = |i: usize| {
+        format!(
+            "<row id=\"{i}\">the {} and\tthe, {}</row>\n",
+            i * i % 97,
+            i % 7
+        )
+    };
     (0..).flat_map(|i| line(i).into_bytes()).take(n).collect()
 }
 
@@ -32,9 +39,21 @@ fn some_cdf(vocabulary: usize, salt: u32) -> Vec<u32> {
     std::iter::once(0).chain(counts).collect()
 }
 
-fn with_lanes(m: &mut Mixer, tokens: &[u32], lanes: usize, live: bool, mut step: impl FnMut(&mut Mixer, usize, u32, Option<&[u32]>) -> u32) -> Vec<u32> {
+fn with_lanes(
+    m: &mut Mixer,
+    tokens: &[u32],
+    lanes: usize,
+    live: bool,
+    mut step: impl FnMut(&mut Mixer, usize, u32, Option<&[u32]>) -> u32,
+) -> Vec<u32> {
     let lengths: Vec<usize> = lane_lengths(tokens.len(), lanes).collect();
-    let starts: Vec<usize> = lengths.iter().scan(0, |at, n| { *at += n; Some(*at - n) }).collect();
+    let starts: Vec<usize> = lengths
+        .iter()
+        .scan(0, |at, n| {
+            *at += n;
+            Some(*at - n)
+        })
+        .collect();
     let mut out = vec![0; tokens.len()];
     m.begin(lanes, tokens.len(), live);
     for s in 0..lengths.iter().copied().max().unwrap_or(0) {
@@ -52,10 +71,14 @@ fn lanes_with_and_without_a_model() {
     let tokens = m.vocabulary().encode(&text(3000));
     for (lanes, live) in [(1, true), (3, false), (16, true), (16, false)] {
         let mut e = Encoder::default();
-        with_lanes(&mut m, &tokens, lanes, live, |m, l, t, cdf| m.code(l, t, cdf, &mut e));
+        with_lanes(&mut m, &tokens, lanes, live, |m, l, t, cdf| {
+            m.code(l, t, cdf, &mut e)
+        });
         let bytes = e.finish();
         let mut d = Decoder::new(&bytes);
-        let back = with_lanes(&mut m, &tokens, lanes, live, |m, l, _, cdf| m.code(l, 0, cdf, &mut d));
+        let back = with_lanes(&mut m, &tokens, lanes, live, |m, l, _, cdf| {
+            m.code(l, 0, cdf, &mut d)
+        });
         assert_eq!(back, tokens);
         let joined: Vec<u8> = (0..lanes).flat_map(|l| m.text(l)).copied().collect();
         assert_eq!(joined, text(3000));
@@ -84,7 +107,10 @@ fn chunks_are_independent() {
     for n in [9000, 100, 5000] {
         round_trip(&mut a, &text(n));
     }
-    assert_eq!(encode_mix(&mut a, &text(7000)), encode_mix(&mut b, &text(7000)));
+    assert_eq!(
+        encode_mix(&mut a, &text(7000)),
+        encode_mix(&mut b, &text(7000))
+    );
 }
 
 #[test]
@@ -110,17 +136,26 @@ fn golden_payloads() {
     let mut m = mixer();
     for (plain, digest) in [
         (text(10_000), "golden1"),
-        ((0..4000).map(|i| (hash(i, 9) >> 26) as u8).collect(), "golden2"),
+        (
+            (0..4000).map(|i| (hash(i, 9) >> 26) as u8).collect(),
+            "golden2",
+        ),
     ] {
         let payload = encode_mix(&mut m, &plain);
         assert_eq!(&blake3::hash(&payload).to_hex()[..16], digest);
     }
     let payload = hex("GOLDEN3");
-    assert_eq!(decode_mix(&mut m, &payload, 33).unwrap(), b"the mixer and the mixed, the end\n");
+    assert_eq!(
+        decode_mix(&mut m, &payload, 33).unwrap(),
+        b"the mixer and the mixed, the end\n"
+    );
 }
 
 fn hex(s: &str) -> Vec<u8> {
-    s.as_bytes().chunks(2).map(|h| u8::from_str_radix(std::str::from_utf8(h).unwrap(), 16).unwrap()).collect()
+    s.as_bytes()
+        .chunks(2)
+        .map(|h| u8::from_str_radix(std::str::from_utf8(h).unwrap(), 16).unwrap())
+        .collect()
 }
 
 #[test]
@@ -132,11 +167,17 @@ fn starts_come_back() {
     for &t in &tokens {
         m.code(0, t, None, &mut cold);
     }
-    let start = MixerStart { blind: m.learned_mut().clone(), live: Learned::untrained() };
+    let start = MixerStart {
+        blind: m.learned_mut().clone(),
+        live: Learned::untrained(),
+    };
     let bytes = start.to_bytes().unwrap();
     let read = MixerStart::from_bytes(&bytes).unwrap();
     assert!(read.live == start.live);
-    assert!(MixerStart::from_bytes(&read.to_bytes().unwrap()).unwrap() == read, "rounding is done once");
+    assert!(
+        MixerStart::from_bytes(&read.to_bytes().unwrap()).unwrap() == read,
+        "rounding is done once"
+    );
 
     let mut warm_mixer = Mixer::new(Arc::new(read), m.vocabulary().clone());
     warm_mixer.begin(1, tokens.len(), false);
@@ -144,9 +185,20 @@ fn starts_come_back() {
     for &t in &tokens {
         warm_mixer.code(0, t, None, &mut warm);
     }
-    assert!(warm.bits < 0.8 * cold.bits, "{} is not much less than {}", warm.bits, cold.bits);
+    assert!(
+        warm.bits < 0.8 * cold.bits,
+        "{} is not much less than {}",
+        warm.bits,
+        cold.bits
+    );
 
-    for bad in [&b""[..], b"mix\x02", b"mix\x01", b"mix\x01garbage", &bytes[..bytes.len() - 1]] {
+    for bad in [
+        &b""[..],
+        b"mix\x02",
+        b"mix\x01",
+        b"mix\x01garbage",
+        &bytes[..bytes.len() - 1],
+    ] {
         assert!(matches!(MixerStart::from_bytes(bad), Err(Error::Model(_))));
     }
 }
@@ -177,10 +229,23 @@ fn malformed_payloads_are_errors() {
     let plain = text(300);
     let good = encode_mix(&mut m, &plain);
     for (payload, len) in [
-        (&[][..], 0), (&[0, 0], 0), (&[0], 1), (&[1], 1), (&[1, 0], 1), (&[1, 2], 1), (&[5, 1], 4), (&[0x81, 0, 1], 9),
-        (&[0xff; 12], 1 << 20), (&[65, 65], 65), (&good, plain.len() - 1), (&good, plain.len() + 1),
+        (&[][..], 0),
+        (&[0, 0], 0),
+        (&[0], 1),
+        (&[1], 1),
+        (&[1, 0], 1),
+        (&[1, 2], 1),
+        (&[5, 1], 4),
+        (&[0x81, 0, 1], 9),
+        (&[0xff; 12], 1 << 20),
+        (&[65, 65], 65),
+        (&good, plain.len() - 1),
+        (&good, plain.len() + 1),
     ] {
-        assert!(matches!(decode_mix(&mut m, payload, len), Err(Error::Corrupt(_))), "{payload:?}");
+        assert!(
+            matches!(decode_mix(&mut m, payload, len), Err(Error::Corrupt(_))),
+            "{payload:?}"
+        );
     }
 }
 
