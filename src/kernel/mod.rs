@@ -17,7 +17,7 @@ pub use memory::Aligned;
 pub use number::{LOG2_E, Scale, inverse_square_root};
 pub use pack::{INPUTS, Packed, Packing, Window, put_key, put_value};
 pub use steps::{GateScales, HeadScales, Norm, TOTAL, TOTAL_BITS, embed};
-pub use wide::{Width, prefetch, wide};
+pub use wide::{Job, Width, prefetch, wide};
 
 use crate::error::{Error, Result};
 

@@ -41,31 +41,37 @@ impl Width {
     }
 }
 
+/// Work whose loops shall use wide registers: `run`, and all that it calls,
+/// must be `inline(always)`. (A closure would not be inlined.)
+pub trait Job {
+    type Output;
+    fn run(self) -> Self::Output;
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2")]
-fn avx2<R>(f: impl FnOnce() -> R) -> R {
-    f()
+fn avx2<J: Job>(job: J) -> J::Output {
+    job.run()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512vl,avx512dq")]
-fn avx512<R>(f: impl FnOnce() -> R) -> R {
-    f()
+fn avx512<J: Job>(job: J) -> J::Output {
+    job.run()
 }
 
-/// Runs a closure whose loops (all it calls must be `inline(always)`) are
-/// compiled for registers of this width.
+/// Runs a job, its loops compiled for registers of this width.
 #[inline(always)]
-pub fn wide<R>(width: Width, f: impl FnOnce() -> R) -> R {
+pub fn wide<J: Job>(width: Width, job: J) -> J::Output {
     match width {
-        Width::Base => f(),
+        Width::Base => job.run(),
         // SAFETY: a `Width` other than `Base` comes from `all`, which has
         // asked the CPU for the features.
         #[cfg(target_arch = "x86_64")]
-        Width::Avx2 => unsafe { avx2(f) },
+        Width::Avx2 => unsafe { avx2(job) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Width::Avx512 => unsafe { avx512(f) },
+        Width::Avx512 => unsafe { avx512(job) },
     }
 }
 

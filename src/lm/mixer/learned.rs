@@ -24,8 +24,9 @@ pub const PRIOR: usize = BIAS + 1;
 /// in training, by the decisions so far and by nothing, the last byte or the
 /// last token. Only without a model, which knows better.
 pub const PRIORS: usize = 3;
-/// Entries of each, in bits; contexts are hashed to them without a check.
-pub const PRIOR_BITS: [u32; PRIORS] = [13, 16, 17];
+/// Entries of each, in bits. Contexts are hashed, without a check, to 16 entries:
+/// the nodes of four levels.
+pub const PRIOR_BITS: [u32; PRIORS] = [14, 17, 18];
 
 /// Bits of a code at most.
 pub const LEVELS: usize = 18;

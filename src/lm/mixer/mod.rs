@@ -43,7 +43,7 @@ pub use mix::{decode_mix, encode_mix};
 
 use super::coder::BitCoder;
 use super::vocabulary::Vocabulary;
-use crate::kernel::{Width, wide};
+use crate::kernel::{Job, Width, prefetch, wide};
 use lane::{CONTEXTS, Lane};
 use learned::{
     APM_ROWS, BIAS, CELLS, FIRST, INPUTS, LEVELS_TOGETHER, MATCH, MATCHES, MODEL, POINTS, PRIOR,
@@ -175,7 +175,16 @@ impl Mixer {
         foresight: &F,
         coder: &mut impl BitCoder,
     ) -> u32 {
-        let code = wide(self.width, || self.decide(lane, token, foresight, coder));
+        let code = wide(
+            self.width,
+            Decide {
+                mixer: self,
+                lane,
+                token,
+                foresight,
+                coder,
+            },
+        );
         self.matches.note(lane, &self.lanes[lane], code);
         self.lanes[lane].push(code, self.vocabulary.bytes_of(code));
         code
@@ -197,15 +206,13 @@ impl Mixer {
             0
         };
         let contexts = l.contexts(expected);
-        for &c in &contexts {
-            self.slots.prefetch(hash(c, 1));
-        }
         let last_byte = usize::from(l.last_byte());
         let prior_of = [0, 1 + last_byte as u32, l.recent[0]];
         let (depth, vocabulary) = (self.vocabulary.depth() as usize, self.vocabulary.len());
 
         let learned = &mut self.learned;
         let mut found = [0; CONTEXTS];
+        let mut prior_slots = [0; PRIORS];
         let mut nodes = [Slot::EMPTY; CONTEXTS];
         let mut node = 1; // within the four levels of `nodes`
         let mut prefix = 1u32; // the decisions so far, after a leading one
@@ -219,8 +226,17 @@ impl Mixer {
                 if level > 0 {
                     self.slots.put(&found, &nodes);
                 }
+                let hashes = contexts.map(|c| hash(c, prefix));
+                hashes.iter().for_each(|&h| self.slots.prefetch(h));
+                if !F::LIVE {
+                    for k in 0..PRIORS {
+                        let slot = hash(prior_of[k], prefix) >> (36 - PRIOR_BITS[k]);
+                        prior_slots[k] = slot as usize * 16;
+                        prefetch(&learned.priors[k][prior_slots[k]]);
+                    }
+                }
                 for j in 0..CONTEXTS {
-                    found[j] = self.slots.find(hash(contexts[j], prefix));
+                    found[j] = self.slots.find(hashes[j]);
                     nodes[j] = self.slots.get(found[j]);
                 }
                 node = 1;
@@ -254,12 +270,7 @@ impl Mixer {
                 trust = (odds.unsigned_abs() as usize / 320).min(TRUST - 1);
             } else {
                 for k in 0..PRIORS {
-                    let at = if k == 0 {
-                        prefix
-                    } else {
-                        hash(prior_of[k], prefix) >> (32 - PRIOR_BITS[k])
-                    };
-                    entries[k] = at as usize & ((1 << PRIOR_BITS[k]) - 1);
+                    entries[k] = prior_slots[k] + (node & 15);
                     inputs[PRIOR + k] =
                         stretch(u32::from(learned.priors[k][entries[k]] >> 4)) as i16;
                 }
@@ -374,6 +385,25 @@ impl Mixer {
         }
         self.slots.put(&found, &nodes);
         prefix - (1 << depth)
+    }
+}
+
+/// [`Mixer::decide`], for [`wide`].
+struct Decide<'a, F, C> {
+    mixer: &'a mut Mixer,
+    lane: usize,
+    token: u32,
+    foresight: &'a F,
+    coder: &'a mut C,
+}
+
+impl<F: Foresight, C: BitCoder> Job for Decide<'_, F, C> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn run(self) -> u32 {
+        self.mixer
+            .decide(self.lane, self.token, self.foresight, self.coder)
     }
 }
 

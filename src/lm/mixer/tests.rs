@@ -3,6 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Error;
 use crate::lm::coder::{Cost, Decoder, Encoder};
 use crate::lm::vocabulary::tests::small;
 
