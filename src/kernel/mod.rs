@@ -4,6 +4,8 @@
 //! bits, for any number of rows. Which one runs is chosen once, from what the
 //! processor can do; the environment variable `LACONICFS_KERNEL` forces one.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod memory;
 mod number;
 mod pack;
@@ -14,7 +16,7 @@ use std::sync::OnceLock;
 
 pub use memory::Aligned;
 pub use number::{LOG2_E, Scale, inverse_square_root};
-pub use pack::{INPUTS, Packed, Packing, Window, put_key, put_value};
+pub use pack::{INPUTS, OUTPUTS, PACKINGS, Packed, Packing, Window, put_key, put_value};
 pub use steps::{GateScales, HeadScales, Norm, TOTAL, TOTAL_BITS, embed};
 
 use crate::error::{Error, Result};
@@ -246,12 +248,30 @@ macro_rules! arithmetic {
 }
 
 arithmetic!(ScalarKernel, "scalar", scalar::Plain);
+#[cfg(target_arch = "x86_64")]
+arithmetic!(
+    Avx512Kernel,
+    "avx512",
+    avx512::Vnni,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2"
+);
 
 /// The kernels that this processor can run, the best one last.
 pub fn available() -> &'static [&'static dyn Arithmetic] {
     static LIST: OnceLock<Vec<&'static dyn Arithmetic>> = OnceLock::new();
     LIST.get_or_init(|| {
-        let list: Vec<&'static dyn Arithmetic> = vec![&ScalarKernel];
+        let mut list: Vec<&'static dyn Arithmetic> = vec![&ScalarKernel];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let has = |feature: bool, kernel: &'static dyn Arithmetic| feature.then_some(kernel);
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("bmi2");
+            list.extend(has(avx512, &Avx512Kernel));
+        }
         list
     })
 }

@@ -80,7 +80,7 @@ impl State {
         }
         let weights = model.weights(kernel.packing());
         let s = model.shape();
-        let slots = s.layers * lanes * s.kv_heads * s.window;
+        let slots = s.layers * lanes * s.kv_heads * room(s.window);
         let padded = |n: usize| n.next_multiple_of(INPUTS);
         let widest = s.qkv().max(2 * s.hidden).max(s.width);
         let buffers = Buffers {
@@ -210,7 +210,7 @@ impl State {
         self.kernel.product(&w.qkv, rows, &b.narrow, &mut b.sums);
 
         let (dim, group) = (s.head_dim, s.heads / s.kv_heads);
-        let (slots, values) = (s.window, s.window * s.head_dim);
+        let (slots, room) = (s.window, room(s.window));
         let unit = LOG2_E.times(kernel::inverse_square_root(dim as u64));
         let stride = w.qkv.stride_out();
         let mut query_scales = [Scale::ZERO; 256];
@@ -232,7 +232,8 @@ impl State {
             for h in 0..s.kv_heads {
                 let window = (layer * self.lanes + lane) * s.kv_heads + h;
                 let (key, value) = (s.heads + h, s.heads + s.kv_heads + h);
-                let (one, all) = (window * slots + slot, window * values..(window + 1) * values);
+                let one = window * room + slot;
+                let all = window * room * dim..(window + 1) * room * dim;
                 let scratch = &mut b.scratch[..dim];
                 let quantised = &mut quantised[..dim];
 
@@ -256,8 +257,8 @@ impl State {
                     filled,
                     keys: &self.cache.keys[all.clone()],
                     values: &self.cache.values[all],
-                    key_scales: &self.cache.key_scales[window * slots..(window + 1) * slots],
-                    value_scales: &self.cache.value_scales[window * slots..(window + 1) * slots],
+                    key_scales: &self.cache.key_scales[window * room..(window + 1) * room],
+                    value_scales: &self.cache.value_scales[window * room..(window + 1) * room],
                 };
                 let heads = h * group..(h + 1) * group;
                 let channels = heads.start * dim..heads.end * dim;
@@ -348,6 +349,11 @@ impl State {
             sink(first + row, &b.cdf);
         }
     }
+}
+
+/// Slots that kernels want for a window.
+fn room(window: usize) -> usize {
+    window.next_multiple_of(64)
 }
 
 /// Normalises and quantises `rows` rows of the stream from row `first` into

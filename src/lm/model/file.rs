@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::kernel::{Packed, Packing, Scale};
+use crate::kernel::{PACKINGS, Packed, Packing, Scale};
 
 const MAGIC: &[u8; 8] = b"LACONICM";
 const VERSION: u32 = 1;
@@ -214,7 +214,7 @@ pub struct Model {
     pub(super) frequencies: Vec<u32>,
     pub(super) sine: Vec<i16>,
     pub(super) logistic: [u32; 64],
-    packed: [OnceLock<Arc<Weights>>; 2],
+    packed: [OnceLock<Arc<Weights>>; PACKINGS],
 }
 
 /// Cuts numbers out of the sections.

@@ -1,0 +1,270 @@
+//! Products with AVX-512 VNNI: `vpdpbusd` adds four products of unsigned and
+//! signed bytes to each of 16 sums, without saturation. Weights and keys are
+//! the unsigned side, stored plus 128; what that adds to the sums is taken off
+//! at their start.
+
+use std::arch::x86_64::*;
+
+use super::pack::{COLUMNS, Packed, Packing, Window};
+
+pub struct Vnni;
+
+/// Blocks of 16 columns that go through the registers at once.
+const BLOCKS: usize = 4;
+
+/// Where a product reads and writes.
+#[derive(Clone, Copy)]
+struct Operands {
+    /// Columns: 64 bytes for 4 inputs and 16 columns.
+    w: *const u8,
+    /// Bytes from one block of 16 columns to the next.
+    block: usize,
+    /// Bytes from 4 inputs to the next 4.
+    step: usize,
+    /// Inputs, a multiple of 4.
+    inputs: usize,
+    /// Rows of bytes, and bytes from one to the next.
+    a: *const u8,
+    a_stride: usize,
+    out: *mut i32,
+    out_stride: usize,
+}
+
+/// The sums of `R` rows and `C` blocks of columns. `START` is called for each
+/// row's first value of its sums. With `SIGNED_ROWS` the columns are unsigned
+/// and the rows signed, otherwise the other way round.
+///
+/// # Safety
+/// `o.w` is readable at `C` blocks and `o.inputs / 4` steps, `o.a` at `R` rows
+/// of `o.inputs` bytes, `o.out` writable at `R` rows of `16 * C` sums.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn block<const R: usize, const C: usize, const SIGNED_ROWS: bool>(
+    o: Operands,
+    start: [i32; R],
+) -> [[__m512i; C]; R] {
+    let mut sums = [[_mm512_setzero_si512(); C]; R];
+    for r in 0..R {
+        sums[r] = [_mm512_set1_epi32(start[r]); C];
+    }
+    for k in 0..o.inputs / 4 {
+        let mut w = [_mm512_setzero_si512(); C];
+        for (c, w) in w.iter_mut().enumerate() {
+            // SAFETY: block `c`, step `k`; the caller vouches for the range
+            *w = unsafe { _mm512_loadu_si512(o.w.add(c * o.block + k * o.step).cast()) };
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: row `r`, inputs `4 k` to `4 k + 3`; as above
+            let four = unsafe { o.a.add(r * o.a_stride + 4 * k).cast::<i32>().read_unaligned() };
+            let a = _mm512_set1_epi32(four);
+            for (sum, &w) in sums.iter_mut().zip(&w) {
+                *sum = if SIGNED_ROWS {
+                    _mm512_dpbusd_epi32(*sum, w, a)
+                } else {
+                    _mm512_dpbusd_epi32(*sum, a, w)
+                };
+            }
+        }
+    }
+    sums
+}
+
+/// `-128` times the sum of a row of signed bytes.
+///
+/// # Safety
+/// `a` is readable at `inputs` bytes, a multiple of 16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn correction(a: *const u8, inputs: usize) -> i32 {
+    let mut sum = _mm_setzero_si128();
+    let ones = _mm_set1_epi8(1);
+    for k in (0..inputs).step_by(16) {
+        // SAFETY: the caller vouches for the range
+        let a = unsafe { _mm_loadu_si128(a.add(k).cast()) };
+        sum = _mm_dpbusd_epi32(sum, ones, a);
+    }
+    let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
+    let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b10_11_00_01>(sum));
+    -128 * _mm_cvtsi128_si32(sum)
+}
+
+/// Rows of signed bytes times columns of biased ones: `R` rows, all columns.
+///
+/// # Safety
+/// As for [`block`], for `blocks` blocks (a multiple of 4) and `R` rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn rows<const R: usize>(o: Operands, blocks: usize) {
+    let mut start = [0; R];
+    for (r, start) in start.iter_mut().enumerate() {
+        // SAFETY: row `r`
+        *start = unsafe { correction(o.a.add(r * o.a_stride), o.inputs) };
+    }
+    for b in (0..blocks).step_by(BLOCKS) {
+        // SAFETY: blocks `b` to `b + 3` of the caller's ranges
+        unsafe {
+            let at = Operands {
+                w: o.w.add(b * o.block),
+                ..o
+            };
+            let sums = block::<R, BLOCKS, true>(at, start);
+            for (r, sums) in sums.iter().enumerate() {
+                for (c, &sum) in sums.iter().enumerate() {
+                    let out = o.out.add(r * o.out_stride + (b + c) * COLUMNS);
+                    _mm512_storeu_si512(out.cast(), sum);
+                }
+            }
+        }
+    }
+}
+
+/// All rows, four at a time.
+///
+/// # Safety
+/// As for [`rows`], for `count` rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn all_rows(o: Operands, blocks: usize, count: usize) {
+    // a group of columns stays in the first-level cache for all rows
+    for b in (0..blocks).step_by(BLOCKS) {
+        let mut r = 0;
+        while r < count {
+            // SAFETY: rows `r` to `r + 3` at most, blocks `b` to `b + 3`
+            unsafe {
+                let at = Operands {
+                    w: o.w.add(b * o.block),
+                    a: o.a.add(r * o.a_stride),
+                    out: o.out.add(r * o.out_stride + b * COLUMNS),
+                    ..o
+                };
+                match count - r {
+                    1 => rows::<1>(at, BLOCKS),
+                    2 => rows::<2>(at, BLOCKS),
+                    3 => rows::<3>(at, BLOCKS),
+                    _ => rows::<4>(at, BLOCKS),
+                }
+            }
+            r += 4;
+        }
+    }
+}
+
+/// `H` rows of weights times `D` blocks of 16 channels of the values.
+///
+/// # Safety
+/// As for [`block`]; `o.a` holds the low bytes of the weights, `high` the high
+/// ones.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn weigh_block<const H: usize, const D: usize>(o: Operands, high: *const u8) {
+    // SAFETY: the caller vouches for the ranges
+    unsafe {
+        let low = block::<H, D, false>(o, [0; H]);
+        let high = block::<H, D, false>(Operands { a: high, ..o }, [0; H]);
+        for h in 0..H {
+            for d in 0..D {
+                let sum = _mm512_add_epi32(low[h][d], _mm512_slli_epi32::<8>(high[h][d]));
+                _mm512_storeu_si512(o.out.add(h * o.out_stride + d * COLUMNS).cast(), sum);
+            }
+        }
+    }
+}
+
+/// The most slots of a window: room for the bytes of its weights.
+const SLOTS: usize = 4096;
+
+impl super::Dots for Vnni {
+    const PACKING: Packing = Packing::Biased;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn product(w: &Packed, count: usize, a: &[i8], out: &mut [i32]) {
+        let o = Operands {
+            w: w.data.as_ptr(),
+            block: COLUMNS * w.stride_in(),
+            step: 4 * COLUMNS,
+            inputs: w.stride_in(),
+            a: a.as_ptr().cast(),
+            a_stride: w.stride_in(),
+            out: out.as_mut_ptr(),
+            out_stride: w.stride_out(),
+        };
+        // SAFETY: `Packed` holds `stride_out` columns, a multiple of 64, of
+        // `stride_in` inputs; the caller checked that `a` and `out` have room
+        unsafe { all_rows(o, w.stride_out() / COLUMNS, count) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn scores(queries: &[i8], window: &Window, stride: usize, out: &mut [i32]) {
+        let dim = window.head_dim;
+        let o = Operands {
+            w: window.keys.as_ptr(),
+            block: COLUMNS * dim,
+            step: 4 * COLUMNS,
+            inputs: dim,
+            a: queries.as_ptr().cast(),
+            a_stride: dim,
+            out: out.as_mut_ptr(),
+            out_stride: stride,
+        };
+        // SAFETY: the keys have room for a multiple of 64 slots, `out` for
+        // `stride` sums a query, a multiple of 64 (`Window::check`)
+        unsafe { all_rows(o, window.filled.next_multiple_of(64) / 16, queries.len() / dim) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn weigh(weights: &[u16], window: &Window, stride: usize, out: &mut [i32]) {
+        let dim = window.head_dim;
+        let slots = window.filled.next_multiple_of(4);
+        let mut h = 0;
+        let heads = out.len() / dim;
+        let mut low = [0u8; 2 * SLOTS];
+        let mut high = [0u8; 2 * SLOTS];
+        while h < heads {
+            let together = (heads - h).min(2);
+            for i in 0..together {
+                let from = &weights[(h + i) * stride..][..window.filled.next_multiple_of(32)];
+                let (low, high) = (&mut low[i * SLOTS..], &mut high[i * SLOTS..]);
+                for ((p, low), high) in from
+                    .chunks_exact(32)
+                    .zip(low.chunks_exact_mut(32))
+                    .zip(high.chunks_exact_mut(32))
+                {
+                    // SAFETY: all three chunks have 32 values
+                    unsafe {
+                        let p = _mm512_loadu_si512(p.as_ptr().cast());
+                        let l = _mm512_cvtepi16_epi8(p);
+                        let h = _mm512_cvtepi16_epi8(_mm512_srli_epi16::<8>(p));
+                        _mm256_storeu_si256(low.as_mut_ptr().cast(), l);
+                        _mm256_storeu_si256(high.as_mut_ptr().cast(), h);
+                    }
+                }
+            }
+            let mut d = 0;
+            while d < dim {
+                let o = Operands {
+                    // SAFETY: channel `d` of the first slots
+                    w: unsafe { window.values.as_ptr().add(4 * d).cast() },
+                    block: 4 * COLUMNS,
+                    step: 4 * dim,
+                    inputs: slots,
+                    a: low.as_ptr(),
+                    a_stride: SLOTS,
+                    // SAFETY: head `h` has `dim` sums
+                    out: unsafe { out.as_mut_ptr().add(h * dim + d) },
+                    out_stride: dim,
+                };
+                // SAFETY: the values have room for a multiple of 4 slots, and
+                // `dim` is a multiple of 16
+                unsafe {
+                    match (together, dim - d) {
+                        (2, 64..) => weigh_block::<2, 4>(o, high.as_ptr()),
+                        (2, _) => weigh_block::<2, 1>(o, high.as_ptr()),
+                        (_, 64..) => weigh_block::<1, 4>(o, high.as_ptr()),
+                        _ => weigh_block::<1, 1>(o, high.as_ptr()),
+                    }
+                }
+                d += if dim - d >= 64 { 64 } else { 16 };
+            }
+            h += together;
+        }
+    }
+}
