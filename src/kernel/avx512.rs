@@ -30,9 +30,9 @@ struct Operands {
     out_stride: usize,
 }
 
-/// The sums of `R` rows and `C` blocks of columns. `START` is called for each
-/// row's first value of its sums. With `SIGNED_ROWS` the columns are unsigned
-/// and the rows signed, otherwise the other way round.
+/// The sums of `R` rows and `C` blocks of columns, starting from one number a
+/// row. With `SIGNED_ROWS` the columns are unsigned and the rows signed,
+/// otherwise the other way round.
 ///
 /// # Safety
 /// `o.w` is readable at `C` blocks and `o.inputs / 4` steps, `o.a` at `R` rows
@@ -55,7 +55,11 @@ unsafe fn block<const R: usize, const C: usize, const SIGNED_ROWS: bool>(
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: row `r`, inputs `4 k` to `4 k + 3`; as above
-            let four = unsafe { o.a.add(r * o.a_stride + 4 * k).cast::<i32>().read_unaligned() };
+            let four = unsafe {
+                o.a.add(r * o.a_stride + 4 * k)
+                    .cast::<i32>()
+                    .read_unaligned()
+            };
             let a = _mm512_set1_epi32(four);
             for (sum, &w) in sums.iter_mut().zip(&w) {
                 *sum = if SIGNED_ROWS {
@@ -148,6 +152,45 @@ unsafe fn all_rows(o: Operands, blocks: usize, count: usize) {
     }
 }
 
+/// The product for signed weights and at most 4 rows: here the rows are the
+/// unsigned side. Used where tiles do not pay.
+///
+/// # Safety
+/// The processor has these instructions; lengths as for `Dots::product`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub unsafe fn signed_rows(w: &Packed, count: usize, a: &[i8], out: &mut [i32]) {
+    let (inputs, stride) = (w.stride_in(), w.stride_out());
+    for r in 0..count {
+        let a = &a[r * inputs..(r + 1) * inputs];
+        let out = &mut out[r * stride..(r + 1) * stride];
+        for (column, out) in out.chunks_exact_mut(BLOCKS * COLUMNS).enumerate() {
+            let weights = &w.data[column * BLOCKS * COLUMNS * inputs..];
+            let bias = _mm512_set1_epi8(i8::MIN);
+            let mut sums = [_mm512_setzero_si512(); BLOCKS];
+            let mut extra = [_mm512_setzero_si512(); BLOCKS];
+            for k in 0..inputs / 4 {
+                // SAFETY: inputs `4 k` to `4 k + 3`
+                let four = unsafe { a.as_ptr().add(4 * k).cast::<i32>().read_unaligned() };
+                let a = _mm512_xor_si512(_mm512_set1_epi32(four), bias);
+                for c in 0..BLOCKS {
+                    let at = c * COLUMNS * inputs + k * 4 * COLUMNS;
+                    // SAFETY: step `k` of block `c` of four that exist, since
+                    // `stride` is a multiple of 64
+                    let w = unsafe { _mm512_loadu_si512(weights.as_ptr().add(at).cast()) };
+                    sums[c] = _mm512_dpbusd_epi32(sums[c], a, w);
+                    // 128 times the weights, which the bias of the row adds
+                    extra[c] = _mm512_dpbusd_epi32(extra[c], bias, w);
+                }
+            }
+            for c in 0..BLOCKS {
+                let sum = _mm512_sub_epi32(sums[c], extra[c]);
+                // SAFETY: `out` has 64 sums
+                unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(c * COLUMNS).cast(), sum) };
+            }
+        }
+    }
+}
+
 /// `H` rows of weights times `D` blocks of 16 channels of the values.
 ///
 /// # Safety
@@ -207,7 +250,13 @@ impl super::Dots for Vnni {
         };
         // SAFETY: the keys have room for a multiple of 64 slots, `out` for
         // `stride` sums a query, a multiple of 64 (`Window::check`)
-        unsafe { all_rows(o, window.filled.next_multiple_of(64) / 16, queries.len() / dim) }
+        unsafe {
+            all_rows(
+                o,
+                window.filled.next_multiple_of(64) / 16,
+                queries.len() / dim,
+            )
+        }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]

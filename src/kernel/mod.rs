@@ -5,12 +5,18 @@
 //! processor can do; the environment variable `LACONICFS_KERNEL` forces one.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod memory;
 mod number;
 mod pack;
 mod scalar;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::sync::OnceLock;
 
@@ -249,6 +255,15 @@ macro_rules! arithmetic {
 
 arithmetic!(ScalarKernel, "scalar", scalar::Plain);
 #[cfg(target_arch = "x86_64")]
+arithmetic!(Avx2Kernel, "avx2", avx2::Avx2, "avx2,bmi2");
+#[cfg(target_arch = "x86_64")]
+arithmetic!(
+    AmxKernel,
+    "amx",
+    amx::Tiles,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2"
+);
+#[cfg(target_arch = "x86_64")]
 arithmetic!(
     Avx512Kernel,
     "avx512",
@@ -270,7 +285,10 @@ pub fn available() -> &'static [&'static dyn Arithmetic] {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vnni")
                 && is_x86_feature_detected!("bmi2");
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
+            list.extend(has(avx2, &Avx2Kernel));
             list.extend(has(avx512, &Avx512Kernel));
+            list.extend(has(avx512 && amx::available(), &AmxKernel));
         }
         list
     })
@@ -296,8 +314,9 @@ pub fn named(name: &str) -> Result<&'static dyn Arithmetic> {
 /// The kernel to use: that of `LACONICFS_KERNEL`, otherwise the best one.
 pub fn selected() -> Result<&'static dyn Arithmetic> {
     match std::env::var("LACONICFS_KERNEL") {
-        Ok(name) if !name.is_empty() => named(&name)
-            .map_err(|e| Error::Model(format!("the variable LACONICFS_KERNEL: {e}"))),
+        Ok(name) if !name.is_empty() => {
+            named(&name).map_err(|e| Error::Model(format!("the variable LACONICFS_KERNEL: {e}")))
+        }
         _ => Ok(available()[available().len() - 1]),
     }
 }

@@ -12,7 +12,10 @@ impl super::Dots for Plain {
         let rows_of_a = a.chunks_exact(stride_in).take(rows);
         for (a, out) in rows_of_a.zip(out.chunks_exact_mut(stride_out)) {
             for (o, w) in out.iter_mut().zip(w.data.chunks_exact(stride_in)) {
-                let products = a.iter().zip(w).map(|(&a, &w)| i32::from(a) * i32::from(w as i8));
+                let products = a
+                    .iter()
+                    .zip(w)
+                    .map(|(&a, &w)| i32::from(a) * i32::from(w as i8));
                 *o = products.sum();
             }
         }
