@@ -214,4 +214,9 @@ impl super::Dots for Tiles {
         // SAFETY: the same contract
         unsafe { Vnni::weigh(weights, window, stride, out) }
     }
+
+    unsafe fn spread(powers: &[i32], sum: u64, out: &mut [u32]) {
+        // SAFETY: the same contract
+        unsafe { Vnni::spread(powers, sum, out) }
+    }
 }

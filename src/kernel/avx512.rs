@@ -4,13 +4,18 @@
 //! at their start.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::pack::{COLUMNS, Packed, Packing, Window};
+use super::steps::{Spread, TOTAL};
 
 pub struct Vnni;
 
 /// Blocks of 16 columns that go through the registers at once.
 const BLOCKS: usize = 4;
+
+/// Rows that share a pass over the columns.
+const TOGETHER: usize = 64;
 
 /// Where a product reads and writes.
 #[derive(Clone, Copy)]
@@ -92,31 +97,22 @@ unsafe fn correction(a: *const u8, inputs: usize) -> i32 {
     -128 * _mm_cvtsi128_si32(sum)
 }
 
-/// Rows of signed bytes times columns of biased ones: `R` rows, all columns.
+/// Rows of signed bytes times columns of biased ones: `R` rows and 4 blocks.
 ///
 /// # Safety
-/// As for [`block`], for `blocks` blocks (a multiple of 4) and `R` rows.
+/// As for [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn rows<const R: usize>(o: Operands, blocks: usize) {
+unsafe fn rows<const R: usize>(o: Operands, corrections: &[i32]) {
     let mut start = [0; R];
-    for (r, start) in start.iter_mut().enumerate() {
-        // SAFETY: row `r`
-        *start = unsafe { correction(o.a.add(r * o.a_stride), o.inputs) };
-    }
-    for b in (0..blocks).step_by(BLOCKS) {
-        // SAFETY: blocks `b` to `b + 3` of the caller's ranges
-        unsafe {
-            let at = Operands {
-                w: o.w.add(b * o.block),
-                ..o
-            };
-            let sums = block::<R, BLOCKS, true>(at, start);
-            for (r, sums) in sums.iter().enumerate() {
-                for (c, &sum) in sums.iter().enumerate() {
-                    let out = o.out.add(r * o.out_stride + (b + c) * COLUMNS);
-                    _mm512_storeu_si512(out.cast(), sum);
-                }
+    start.copy_from_slice(&corrections[..R]);
+    // SAFETY: the caller vouches for the ranges
+    unsafe {
+        let sums = block::<R, BLOCKS, true>(o, start);
+        for (r, sums) in sums.iter().enumerate() {
+            for (c, &sum) in sums.iter().enumerate() {
+                let out = o.out.add(r * o.out_stride + c * COLUMNS);
+                _mm512_storeu_si512(out.cast(), sum);
             }
         }
     }
@@ -125,29 +121,36 @@ unsafe fn rows<const R: usize>(o: Operands, blocks: usize) {
 /// All rows, four at a time.
 ///
 /// # Safety
-/// As for [`rows`], for `count` rows.
+/// As for [`block`], for `count` rows and `blocks` blocks (a multiple of 4).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn all_rows(o: Operands, blocks: usize, count: usize) {
-    // a group of columns stays in the first-level cache for all rows
-    for b in (0..blocks).step_by(BLOCKS) {
-        let mut r = 0;
-        while r < count {
-            // SAFETY: rows `r` to `r + 3` at most, blocks `b` to `b + 3`
-            unsafe {
-                let at = Operands {
-                    w: o.w.add(b * o.block),
-                    a: o.a.add(r * o.a_stride),
-                    out: o.out.add(r * o.out_stride + b * COLUMNS),
-                    ..o
-                };
-                match count - r {
-                    1 => rows::<1>(at, BLOCKS),
-                    2 => rows::<2>(at, BLOCKS),
-                    3 => rows::<3>(at, BLOCKS),
-                    _ => rows::<4>(at, BLOCKS),
+    for first in (0..count).step_by(TOGETHER) {
+        let end = count.min(first + TOGETHER);
+        let mut corrections = [0; TOGETHER];
+        for (r, c) in (first..end).zip(&mut corrections) {
+            // SAFETY: row `r`
+            *c = unsafe { correction(o.a.add(r * o.a_stride), o.inputs) };
+        }
+        // a group of columns stays in the first-level cache for all rows
+        for b in (0..blocks).step_by(BLOCKS) {
+            for r in (first..end).step_by(4) {
+                let start = &corrections[r - first..];
+                // SAFETY: rows `r` to `r + 3` at most, blocks `b` to `b + 3`
+                unsafe {
+                    let at = Operands {
+                        w: o.w.add(b * o.block),
+                        a: o.a.add(r * o.a_stride),
+                        out: o.out.add(r * o.out_stride + b * COLUMNS),
+                        ..o
+                    };
+                    match end - r {
+                        1 => rows::<1>(at, start),
+                        2 => rows::<2>(at, start),
+                        3 => rows::<3>(at, start),
+                        _ => rows::<4>(at, start),
+                    }
                 }
             }
-            r += 4;
         }
     }
 }
@@ -194,18 +197,18 @@ pub unsafe fn signed_rows(w: &Packed, count: usize, a: &[i8], out: &mut [i32]) {
 /// `H` rows of weights times `D` blocks of 16 channels of the values.
 ///
 /// # Safety
-/// As for [`block`]; `o.a` holds the low bytes of the weights, `high` the high
-/// ones.
+/// As for [`block`], where rows `h` and `H + h` of `o.a` are the low and high
+/// bytes of the weights of head `h`; `ROWS` is `2 * H`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn weigh_block<const H: usize, const D: usize>(o: Operands, high: *const u8) {
+unsafe fn weigh_block<const H: usize, const ROWS: usize, const D: usize>(o: Operands) {
     // SAFETY: the caller vouches for the ranges
     unsafe {
-        let low = block::<H, D, false>(o, [0; H]);
-        let high = block::<H, D, false>(Operands { a: high, ..o }, [0; H]);
+        let sums = block::<ROWS, D, false>(o, [0; ROWS]);
         for h in 0..H {
             for d in 0..D {
-                let sum = _mm512_add_epi32(low[h][d], _mm512_slli_epi32::<8>(high[h][d]));
+                let high = _mm512_slli_epi32::<8>(sums[H + h][d]);
+                let sum = _mm512_add_epi32(sums[h][d], high);
                 _mm512_storeu_si512(o.out.add(h * o.out_stride + d * COLUMNS).cast(), sum);
             }
         }
@@ -265,12 +268,13 @@ impl super::Dots for Vnni {
         let slots = window.filled.next_multiple_of(4);
         let mut h = 0;
         let heads = out.len() / dim;
-        let mut low = [0u8; 2 * SLOTS];
-        let mut high = [0u8; 2 * SLOTS];
+        // low bytes of one or two heads, then high bytes
+        let mut bytes = [MaybeUninit::<u8>::uninit(); 4 * SLOTS];
         while h < heads {
             let together = (heads - h).min(2);
             for i in 0..together {
                 let from = &weights[(h + i) * stride..][..window.filled.next_multiple_of(32)];
+                let (low, high) = bytes.split_at_mut(together * SLOTS);
                 let (low, high) = (&mut low[i * SLOTS..], &mut high[i * SLOTS..]);
                 for ((p, low), high) in from
                     .chunks_exact(32)
@@ -295,25 +299,68 @@ impl super::Dots for Vnni {
                     block: 4 * COLUMNS,
                     step: 4 * dim,
                     inputs: slots,
-                    a: low.as_ptr(),
+                    a: bytes.as_ptr().cast(),
                     a_stride: SLOTS,
                     // SAFETY: head `h` has `dim` sums
                     out: unsafe { out.as_mut_ptr().add(h * dim + d) },
                     out_stride: dim,
                 };
                 // SAFETY: the values have room for a multiple of 4 slots, and
-                // `dim` is a multiple of 16
+                // `dim` is a multiple of 16; the bytes of all slots were
+                // written above, 32 at a time
                 unsafe {
                     match (together, dim - d) {
-                        (2, 64..) => weigh_block::<2, 4>(o, high.as_ptr()),
-                        (2, _) => weigh_block::<2, 1>(o, high.as_ptr()),
-                        (_, 64..) => weigh_block::<1, 4>(o, high.as_ptr()),
-                        _ => weigh_block::<1, 1>(o, high.as_ptr()),
+                        (2, 64..) => weigh_block::<2, 4, 4>(o),
+                        (2, _) => weigh_block::<2, 4, 1>(o),
+                        (_, 64..) => weigh_block::<1, 2, 4>(o),
+                        _ => weigh_block::<1, 2, 1>(o),
                     }
                 }
                 d += if dim - d >= 64 { 64 } else { 16 };
             }
             h += together;
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn spread(powers: &[i32], sum: u64, out: &mut [u32]) {
+        let Spread { cut, rate } = Spread::new(powers.len(), sum);
+        let count = _mm_cvtsi32_si128(cut as i32);
+        let factor = _mm512_set1_epi64(rate as i64);
+        let zero = _mm512_setzero_si512();
+        let last = _mm512_set1_epi32(15);
+        let mut running = zero;
+        let mut index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let (sixteens, rest) = powers.as_chunks::<16>();
+        for (e, out) in sixteens.iter().zip(out.chunks_exact_mut(16)) {
+            // SAFETY: 16 values
+            let e = unsafe { _mm512_loadu_si512(e.as_ptr().cast()) };
+            let e = _mm512_srl_epi32(e, count);
+            // sums of 1, 2, 4, 8, 16 neighbours
+            let s = _mm512_add_epi32(e, _mm512_alignr_epi32::<15>(e, zero));
+            let s = _mm512_add_epi32(s, _mm512_alignr_epi32::<14>(s, zero));
+            let s = _mm512_add_epi32(s, _mm512_alignr_epi32::<12>(s, zero));
+            let s = _mm512_add_epi32(s, _mm512_alignr_epi32::<8>(s, zero));
+            let before = _mm512_add_epi32(running, _mm512_sub_epi32(s, e));
+            running = _mm512_add_epi32(running, _mm512_permutexvar_epi32(last, s));
+            let even = _mm512_mul_epu32(before, factor);
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(before), factor);
+            let even = _mm512_srli_epi64::<31>(even);
+            let odd = _mm512_slli_epi64::<1>(odd);
+            let counts = _mm512_mask_blend_epi32(0xaaaa, even, odd);
+            let counts = _mm512_add_epi32(counts, index);
+            index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
+            // SAFETY: 16 values
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), counts) };
+        }
+        let mut running = _mm512_cvtsi512_si32(running) as u32;
+        let first = 16 * sixteens.len();
+        for (j, (o, &e)) in out[first..].iter_mut().zip(rest).enumerate() {
+            *o = (first + j) as u32 + ((u64::from(running) * rate) >> 31) as u32;
+            running += e as u32 >> cut;
+        }
+        if let Some(last) = out.last_mut() {
+            *last = TOTAL;
         }
     }
 }

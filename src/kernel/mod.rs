@@ -21,7 +21,7 @@ mod tests;
 use std::sync::OnceLock;
 
 pub use memory::Aligned;
-pub use number::{LOG2_E, Scale, inverse_square_root};
+pub use number::{LOG2_E, Scale, inverse_square_root, square_root};
 pub use pack::{INPUTS, OUTPUTS, PACKINGS, Packed, Packing, Window, put_key, put_value};
 pub use steps::{GateScales, HeadScales, Norm, TOTAL, TOTAL_BITS, embed};
 
@@ -53,6 +53,15 @@ trait Dots {
     /// # Safety
     /// The processor has the instructions of the kernel.
     unsafe fn weigh(weights: &[u16], window: &Window, stride: usize, out: &mut [i32]);
+
+    /// See [`steps::spread`]; `out` has one entry more than `powers`.
+    ///
+    /// # Safety
+    /// The processor has the instructions of the kernel.
+    #[inline(always)]
+    unsafe fn spread(powers: &[i32], sum: u64, out: &mut [u32]) {
+        steps::spread(powers, sum, out);
+    }
 }
 
 /// Scratch space of [`Arithmetic::attend`].
@@ -134,6 +143,10 @@ pub trait Arithmetic: Send + Sync {
         scratch: &mut [i32],
         out: &mut [i8],
     ) -> Scale;
+    /// The distribution over the vocabulary as sums of counts: `out` has one
+    /// entry more than `sums`, starts with 0, rises by at least 1 each, and
+    /// ends with [`TOTAL`]. `row` is the scale of a sum times a channel's
+    /// scale in base-2 logarithms. `scratch` is as long as `sums`.
     fn distribute(
         &self,
         sums: &[i32],
@@ -231,7 +244,10 @@ macro_rules! arithmetic {
                     steps::gated(gate, up, s, row, scratch, out)
                 }
                 fn distribute(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [u32]) -> () {
-                    steps::distribute(sums, channel, row, scratch, out)
+                    let sum = steps::powers(sums, channel, row, scratch);
+                    assert_eq!(out.len(), scratch.len() + 1);
+                    // SAFETY: as above; the lengths were checked
+                    unsafe { <$dots as Dots>::spread(scratch, sum, out) }
                 }
             }
         }

@@ -150,7 +150,7 @@ proptest! {
             let s = k.gated(&a, &b, &gates, row, &mut scratch, &mut q);
             take(s, &q);
             let mut stream = x.clone();
-            k.accumulate(&mut stream, &a, &c, 300, row);
+            k.accumulate(&mut stream, &a, &c, 1 << 15, row);
             (out, stream)
         };
         let plain = run(available()[0]);

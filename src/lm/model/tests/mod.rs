@@ -156,6 +156,28 @@ proptest! {
     }
 }
 
+/// A model file of version 1 and what it says, for ever. The file was made by
+/// `small_file(true)`; floats of another machine may choose other integers, so
+/// it is kept as it is.
+const GOLDEN: &[u8] = include_bytes!("../../../../tests/golden/model-v1.model");
+const GOLDEN_DIGEST: &str = "582f8a7dd9d828f56924e93437f151bc2fa2d0dd5c3c8cc07174f6ad9d211126";
+
+#[test]
+fn the_golden_model_says_the_same_for_ever() {
+    let model = Arc::new(Model::parse(GOLDEN.to_vec()).unwrap());
+    let tokens: Vec<u32> = (0..3 * 80).map(|i| i * i * 31 % 273).collect();
+    for kernel in kernel::available() {
+        let mut state = State::with_kernel(model.clone(), 3, *kernel).unwrap();
+        let lanes = digest(&mut state, 3, &tokens, &[7]);
+        let mut all = blake3::Hasher::new();
+        lanes.iter().for_each(|h| {
+            all.update(h.as_bytes());
+        });
+        let all = all.finalize().to_hex();
+        assert_eq!(all.as_str(), GOLDEN_DIGEST, "{}", kernel.name());
+    }
+}
+
 /// Lanes that end do not disturb those that go on.
 #[test]
 fn lanes_may_end_one_after_another() {
@@ -210,6 +232,13 @@ fn cost(state: &mut State, vocabulary: &Vocabulary, codes: &[u32]) -> f64 {
     };
     state.forward(1, codes.len(), &inputs, &mut sink).unwrap();
     bits
+}
+
+/// Writes the file of the golden test where `GOLDEN` says.
+#[test]
+#[ignore = "writes a file"]
+fn write_golden() {
+    std::fs::write(std::env::var("GOLDEN").unwrap(), small_file(true)).unwrap();
 }
 
 /// Seconds that this thread has run on a processor.
