@@ -205,12 +205,32 @@ unsafe fn weigh_block<const H: usize, const ROWS: usize, const D: usize>(o: Oper
     // SAFETY: the caller vouches for the ranges
     unsafe {
         let sums = block::<ROWS, D, false>(o, [0; ROWS]);
-        for h in 0..H {
-            for d in 0..D {
-                let high = _mm512_slli_epi32::<8>(sums[H + h][d]);
-                let sum = _mm512_add_epi32(sums[h][d], high);
+        let (low, high) = sums.split_at(H);
+        for (h, (low, high)) in low.iter().zip(high).enumerate() {
+            for (d, (&low, &high)) in low.iter().zip(high).enumerate() {
+                let sum = _mm512_add_epi32(low, _mm512_slli_epi32::<8>(high));
                 _mm512_storeu_si512(o.out.add(h * o.out_stride + d * COLUMNS).cast(), sum);
             }
+        }
+    }
+}
+
+/// Splits weights, a multiple of 32, into their low and high bytes.
+///
+/// # Safety
+/// The processor has these instructions; `low` and `high` are as long as `p`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub unsafe fn split(p: &[u16], low: &mut [MaybeUninit<u8>], high: &mut [MaybeUninit<u8>]) {
+    let bytes = low.chunks_exact_mut(32).zip(high.chunks_exact_mut(32));
+    for (p, (low, high)) in p.chunks_exact(32).zip(bytes) {
+        // SAFETY: all three chunks have 32 values
+        unsafe {
+            let p = _mm512_loadu_si512(p.as_ptr().cast());
+            let l = _mm512_cvtepi16_epi8(p);
+            let h = _mm512_cvtepi16_epi8(_mm512_srli_epi16::<8>(p));
+            _mm256_storeu_si256(low.as_mut_ptr().cast(), l);
+            _mm256_storeu_si256(high.as_mut_ptr().cast(), h);
         }
     }
 }
@@ -276,20 +296,8 @@ impl super::Dots for Vnni {
                 let from = &weights[(h + i) * stride..][..window.filled.next_multiple_of(32)];
                 let (low, high) = bytes.split_at_mut(together * SLOTS);
                 let (low, high) = (&mut low[i * SLOTS..], &mut high[i * SLOTS..]);
-                for ((p, low), high) in from
-                    .chunks_exact(32)
-                    .zip(low.chunks_exact_mut(32))
-                    .zip(high.chunks_exact_mut(32))
-                {
-                    // SAFETY: all three chunks have 32 values
-                    unsafe {
-                        let p = _mm512_loadu_si512(p.as_ptr().cast());
-                        let l = _mm512_cvtepi16_epi8(p);
-                        let h = _mm512_cvtepi16_epi8(_mm512_srli_epi16::<8>(p));
-                        _mm256_storeu_si256(low.as_mut_ptr().cast(), l);
-                        _mm256_storeu_si256(high.as_mut_ptr().cast(), h);
-                    }
-                }
+                // SAFETY: 32 weights at a time fit in `SLOTS`
+                unsafe { split(from, low, high) };
             }
             let mut d = 0;
             while d < dim {

@@ -17,6 +17,7 @@ mod scalar;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod wide;
 
 use std::sync::OnceLock;
 
@@ -24,6 +25,7 @@ pub use memory::Aligned;
 pub use number::{LOG2_E, Scale, inverse_square_root, square_root};
 pub use pack::{INPUTS, OUTPUTS, PACKINGS, Packed, Packing, Window, put_key, put_value};
 pub use steps::{GateScales, HeadScales, Norm, TOTAL, TOTAL_BITS, embed};
+pub use wide::{Job, Width, prefetch, wide};
 
 use crate::error::{Error, Result};
 

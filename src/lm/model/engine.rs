@@ -16,7 +16,7 @@ use crate::kernel::{
 /// Rows (steps times lanes) that go through a layer at once.
 const ROWS: usize = 64;
 /// Rows of which the head's sums are kept at once.
-const HEAD_ROWS: usize = 16;
+const HEAD_ROWS: usize = 32;
 /// The most lanes of a state.
 pub const MAX_LANES: usize = ROWS;
 
@@ -254,9 +254,10 @@ impl State {
                 self.cache.value_scales[one] = scale.to_fixed24();
                 kernel::put_value(&mut self.cache.values[all.clone()], slot, quantised);
 
-                for q in h * group..(h + 1) * group {
+                let heads = h * group..(h + 1) * group;
+                for (q, query_scale) in heads.clone().zip(&mut query_scales[heads.clone()]) {
                     let out = &mut b.queries[q * dim..(q + 1) * dim];
-                    query_scales[q] = self.kernel.rotate(sums_of(q), &head(q), scratch, out);
+                    *query_scale = self.kernel.rotate(sums_of(q), &head(q), scratch, out);
                 }
                 let window = Window {
                     head_dim: dim,
@@ -266,7 +267,6 @@ impl State {
                     key_scales: &self.cache.key_scales[window * room..(window + 1) * room],
                     value_scales: &self.cache.value_scales[window * room..(window + 1) * room],
                 };
-                let heads = h * group..(h + 1) * group;
                 let channels = heads.start * dim..heads.end * dim;
                 self.kernel.attend(
                     &b.queries[channels.clone()],
