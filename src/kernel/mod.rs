@@ -9,6 +9,7 @@ mod number;
 mod pack;
 mod scalar;
 mod steps;
+mod wide;
 
 use std::sync::OnceLock;
 
@@ -16,6 +17,7 @@ pub use memory::Aligned;
 pub use number::{LOG2_E, Scale, inverse_square_root};
 pub use pack::{INPUTS, Packed, Packing, Window, put_key, put_value};
 pub use steps::{GateScales, HeadScales, Norm, TOTAL, TOTAL_BITS, embed};
+pub use wide::{Width, prefetch, wide};
 
 use crate::error::{Error, Result};
 
@@ -276,8 +278,9 @@ pub fn named(name: &str) -> Result<&'static dyn Arithmetic> {
 /// The kernel to use: that of `LACONICFS_KERNEL`, otherwise the best one.
 pub fn selected() -> Result<&'static dyn Arithmetic> {
     match std::env::var("LACONICFS_KERNEL") {
-        Ok(name) if !name.is_empty() => named(&name)
-            .map_err(|e| Error::Model(format!("the variable LACONICFS_KERNEL: {e}"))),
+        Ok(name) if !name.is_empty() => {
+            named(&name).map_err(|e| Error::Model(format!("the variable LACONICFS_KERNEL: {e}")))
+        }
         _ => Ok(available()[available().len() - 1]),
     }
 }

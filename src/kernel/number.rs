@@ -143,7 +143,10 @@ mod tests {
                 let error = value(inverse_square_root(n)) / exact - 1.0;
                 assert!(error.abs() < 3e-8, "1/sqrt({n}) is wrong by {error}");
             }
-            n = n.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407) >> (i % 60);
+            n = n
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407)
+                >> (i % 60);
             n = n.max(1);
         }
     }

@@ -6,9 +6,7 @@
 //! the same bits. What each step computes, and why nothing overflows, is in
 //! `docs/codec-model.md`; the bounds are repeated here in short.
 
-use super::number::{
-    PER_127, Scale, bits, inverse_square_root, reciprocal, square_root,
-};
+use super::number::{PER_127, Scale, bits, inverse_square_root, reciprocal, square_root};
 
 /// Limit of the residual stream: additions saturate at plus and minus this.
 pub const RESIDUAL_LIMIT: i32 = (1 << 30) - 1;
@@ -396,13 +394,7 @@ pub fn gated(
 /// with [`TOTAL`]. `row` is the scale of a sum times a channel's scale in
 /// base-2 logarithms. `scratch` is as long as `sums`. At most 2^20 tokens.
 #[inline(always)]
-pub fn distribute(
-    sums: &[i32],
-    channel: &[u16],
-    row: Scale,
-    scratch: &mut [i32],
-    out: &mut [u32],
-) {
+pub fn distribute(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [u32]) {
     let fit = Fit::new(peak(sums));
     let mut top = i32::MIN;
     for ((t, &a), &c) in scratch.iter_mut().zip(sums).zip(channel) {

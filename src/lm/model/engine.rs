@@ -147,7 +147,9 @@ impl State {
         sink: &mut dyn FnMut(usize, usize, &[u32]),
     ) -> Result<()> {
         if lanes == 0 || lanes > self.active {
-            return Err(Error::Invalid("more lanes than were active before, or none"));
+            return Err(Error::Invalid(
+                "more lanes than were active before, or none",
+            ));
         }
         if steps.checked_mul(lanes) != Some(tokens.len()) {
             return Err(Error::Invalid("not one token for each step and lane"));
@@ -232,18 +234,25 @@ impl State {
             for h in 0..s.kv_heads {
                 let window = (layer * self.lanes + lane) * s.kv_heads + h;
                 let (key, value) = (s.heads + h, s.heads + s.kv_heads + h);
-                let (one, all) = (window * slots + slot, window * values..(window + 1) * values);
+                let (one, all) = (
+                    window * slots + slot,
+                    window * values..(window + 1) * values,
+                );
                 let scratch = &mut b.scratch[..dim];
                 let quantised = &mut quantised[..dim];
 
                 let sums_of = |index: usize| &sums[index * dim..(index + 1) * dim];
-                let scale = self.kernel.rotate(sums_of(key), &head(key), scratch, quantised);
+                let scale = self
+                    .kernel
+                    .rotate(sums_of(key), &head(key), scratch, quantised);
                 self.cache.key_scales[one] = scale.to_fixed24();
                 kernel::put_key(&mut self.cache.keys[all.clone()], slot, quantised);
 
                 let channel = &l.qkv[value * dim..(value + 1) * dim];
                 let unit_v = l.v_unit.times(b.scales[row]);
-                let scale = self.kernel.value(sums_of(value), channel, unit_v, scratch, quantised);
+                let scale = self
+                    .kernel
+                    .value(sums_of(value), channel, unit_v, scratch, quantised);
                 self.cache.value_scales[one] = scale.to_fixed24();
                 kernel::put_value(&mut self.cache.values[all.clone()], slot, quantised);
 
@@ -297,7 +306,8 @@ impl State {
         let (s, l) = (self.model.shape(), &self.model.layers[layer]);
         let (w, b) = (&self.weights.layers[layer], &mut self.buffers);
         normalise(self.kernel, &self.model, &l.mlp_norm, b, 0, rows);
-        self.kernel.product(&w.gate_up, rows, &b.narrow, &mut b.sums);
+        self.kernel
+            .product(&w.gate_up, rows, &b.narrow, &mut b.sums);
         let scales = GateScales {
             gate_channel: &l.gate,
             up_channel: &l.up,
@@ -334,7 +344,14 @@ impl State {
     fn head(&mut self, first: usize, rows: usize, mut sink: impl FnMut(usize, &[u32])) {
         let s = self.model.shape();
         let (w, b) = (&self.weights.head, &mut self.buffers);
-        normalise(self.kernel, &self.model, &self.model.final_norm, b, first, rows);
+        normalise(
+            self.kernel,
+            &self.model,
+            &self.model.final_norm,
+            b,
+            first,
+            rows,
+        );
         self.kernel.product(w, rows, &b.narrow, &mut b.logits);
         let unit = self.model.head_unit.times(LOG2_E);
         for row in 0..rows {

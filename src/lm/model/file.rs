@@ -110,7 +110,10 @@ pub(super) struct Header {
 /// Writes a model file; the header's sections are filled in.
 pub(super) fn assemble(mut header: Header, sections: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
     // offsets depend on the header's length, and that on their digits: reserve
-    header.sections = sections.iter().map(|(n, s)| (n.clone(), u64::MAX, s.len() as u64)).collect();
+    header.sections = sections
+        .iter()
+        .map(|(n, s)| (n.clone(), u64::MAX, s.len() as u64))
+        .collect();
     let json = |h: &Header| serde_json::to_vec(h).map_err(|e| Error::Other(e.to_string()));
     let reserved = json(&header)?.len();
     let mut at = (16 + reserved).next_multiple_of(ALIGN);
@@ -253,14 +256,18 @@ impl Reader<'_> {
     fn weights(&self, name: &str, count: usize) -> Result<Range<usize>> {
         let place = self.place(name, count)?;
         if self.bytes[place.clone()].contains(&0x80) {
-            return Err(refuse(format!("its section {name:?} holds a weight of -128")));
+            return Err(refuse(format!(
+                "its section {name:?} holds a weight of -128"
+            )));
         }
         Ok(place)
     }
 
     /// Channel scales: 15 bits.
     fn scales(&self, name: &str, count: usize) -> Result<Vec<u16>> {
-        self.numbers(name, count, |n| Some(u16::from_le_bytes(n)).filter(|&v| v < 1 << 15))
+        self.numbers(name, count, |n| {
+            Some(u16::from_le_bytes(n)).filter(|&v| v < 1 << 15)
+        })
     }
 
     fn signed(&self, name: &str, count: usize, limit: u16) -> Result<Vec<i16>> {
@@ -271,7 +278,10 @@ impl Reader<'_> {
 
     fn units(&self, name: &str, count: usize) -> Result<Vec<Scale>> {
         self.numbers(name, count, |n: [u8; 8]| {
-            let (m, e) = (u64::from_le_bytes(n) as u32, (u64::from_le_bytes(n) >> 32) as i32);
+            let (m, e) = (
+                u64::from_le_bytes(n) as u32,
+                (u64::from_le_bytes(n) >> 32) as i32,
+            );
             let fine = (1 << 30..1 << 31).contains(&m) && (-128..=64).contains(&e);
             fine.then_some(Scale { m, e })
         })
@@ -311,7 +321,9 @@ fn open(bytes: &[u8]) -> Result<(Header, HashMap<String, Range<usize>>)> {
     let mut sections = HashMap::new();
     let mut last = (16 + len) as u64;
     for (name, offset, length) in &header.sections {
-        let end = offset.checked_add(*length).filter(|&end| end <= body as u64);
+        let end = offset
+            .checked_add(*length)
+            .filter(|&end| end <= body as u64);
         let Some(end) = end.filter(|_| *offset >= last) else {
             return Err(refuse(format!("its section {name:?} lies outside of it")));
         };
@@ -332,7 +344,9 @@ impl Model {
         let shape = header.shape.clone();
         shape.check().map_err(refuse)?;
         if !(8..=24).contains(&header.fraction) {
-            return Err(refuse("the fraction bits of its residual stream are not 8 to 24"));
+            return Err(refuse(
+                "the fraction bits of its residual stream are not 8 to 24",
+            ));
         }
         if !(1..=30).contains(&header.embed_shift) || header.epsilon >= 1 << 48 {
             return Err(refuse("embed_shift or epsilon is out of range"));
@@ -354,11 +368,7 @@ impl Model {
                 attn_norm: r.gains(&name("attn_norm"), width, units[0])?,
                 mlp_norm: r.gains(&name("mlp_norm"), width, units[1])?,
                 qkv: r.scales(&name("qkv.scales"), shape.qkv())?,
-                gained: r.signed(
-                    &name("qk.gained"),
-                    normed * shape.head_dim,
-                    i16::MAX as u16,
-                )?,
+                gained: r.signed(&name("qk.gained"), normed * shape.head_dim, i16::MAX as u16)?,
                 v_unit: units[2],
                 o: r.scales(&name("o.scales"), width)?,
                 o_unit: residual(units[3]),
@@ -472,7 +482,12 @@ impl Model {
     pub fn with_mixer_start(&self, mixer: Option<&[u8]>) -> Result<Vec<u8>> {
         let kept = self.header.sections.iter().filter(|s| s.0 != "mixer");
         let mut sections: Vec<(String, Vec<u8>)> = kept
-            .map(|s| (s.0.clone(), self.bytes[self.sections[&s.0].clone()].to_vec()))
+            .map(|s| {
+                (
+                    s.0.clone(),
+                    self.bytes[self.sections[&s.0].clone()].to_vec(),
+                )
+            })
             .collect();
         sections.extend(mixer.map(|m| ("mixer".into(), m.to_vec())));
         assemble(self.header.clone(), &sections)
@@ -488,9 +503,8 @@ impl Model {
     /// The matrices as a kernel wants them, packed at the first call.
     pub(super) fn weights(&self, packing: Packing) -> Arc<Weights> {
         let s = self.shape();
-        let pack = |place: &Range<usize>, inputs| {
-            Packed::new(&self.bytes[place.clone()], inputs, packing)
-        };
+        let pack =
+            |place: &Range<usize>, inputs| Packed::new(&self.bytes[place.clone()], inputs, packing);
         let weights = self.packed[packing as usize].get_or_init(|| {
             let layers = self.layers.iter().map(|l| PackedLayer {
                 qkv: pack(&l.matrices[0], s.width),

@@ -93,7 +93,10 @@ pub fn import_with(dir: &Path, options: &ImportOptions) -> Result<Vec<u8>> {
         }
     };
     out.u16s("head.scales", &head.channels);
-    let norm = out.norm("norm", &checkpoint.take("model.norm.weight", &[shape.width])?);
+    let norm = out.norm(
+        "norm",
+        &checkpoint.take("model.norm.weight", &[shape.width])?,
+    );
     out.units("units", &[norm, head.units[0]]);
     for l in 0..shape.layers {
         out.layer(l, &shape, &mut checkpoint)?;
@@ -167,7 +170,8 @@ impl Config {
         }
         let count = |field: &str| {
             let n = json[field].as_u64().filter(|&n| (1..1 << 24).contains(&n));
-            n.map(|n| n as usize).ok_or_else(|| wrong(field, "only a positive number"))
+            n.map(|n| n as usize)
+                .ok_or_else(|| wrong(field, "only a positive number"))
         };
         let number = |value: &Value, field: &str| {
             let n = value.as_f64().filter(|&n| n > 0.0);
@@ -241,7 +245,9 @@ impl Checkpoint {
             .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
             .map_err(|e| refuse(format!("the tensor {name}: {e}")))?;
         if values.iter().any(|v| !v.is_finite()) {
-            return Err(refuse(format!("the tensor {name} holds a value that is not finite")));
+            return Err(refuse(format!(
+                "the tensor {name} holds a value that is not finite"
+            )));
         }
         Ok(values)
     }
@@ -349,7 +355,10 @@ impl Sections {
         let half = shape.head_dim / 2;
         let turns = (0..half).map(|i| theta.powf(-(i as f64) / half as f64) / TAU);
         // a frequency of a whole turn would be none
-        self.u32s("frequencies", turns.map(|t| (t * 32f64.exp2()).round() as u64 as u32));
+        self.u32s(
+            "frequencies",
+            turns.map(|t| (t * 32f64.exp2()).round() as u64 as u32),
+        );
         let sine = |i| ((i as f64 * TAU / TURN as f64).sin() * 16384.0).round() as i16;
         self.i16s("sine", &(0..TURN).map(sine).collect::<Vec<_>>());
         let logistic = |i: u32| {
@@ -369,7 +378,9 @@ impl Sections {
         let top = steps.iter().fold(1e-30, |m: f64, &s| m.max(s));
         let shift = (23.0 - top.log2()).floor().clamp(1.0, 30.0) as u32;
         let last = f64::from((1 << 23) - 1);
-        let scaled = steps.iter().map(|s| (s * f64::from(shift).exp2()).round().min(last));
+        let scaled = steps
+            .iter()
+            .map(|s| (s * f64::from(shift).exp2()).round().min(last));
         self.u32s("embed.scales", scaled.map(|s| s as u32));
         shift
     }
@@ -382,10 +393,7 @@ impl Sections {
         let (queries, keys) = (s.queries(), s.kv_heads * dim);
         let name = |part: &str| format!("{l}.{part}");
 
-        let attn_norm = self.norm(
-            name("attn_norm"),
-            &take("input_layernorm", &[s.width])?,
-        );
+        let attn_norm = self.norm(name("attn_norm"), &take("input_layernorm", &[s.width])?);
         let q = take("self_attn.q_proj", &[queries, s.width])?;
         let k = take("self_attn.k_proj", &[keys, s.width])?;
         let v = take("self_attn.v_proj", &[keys, s.width])?;

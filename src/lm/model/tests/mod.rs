@@ -29,7 +29,10 @@ fn measure() {
     let text = std::fs::read(std::env::var("TEXT").unwrap()).unwrap();
     let text = &text[..text.len().min(65536)];
     let window = std::env::var("WINDOW").map_or(256, |w| w.parse().unwrap());
-    let options = ImportOptions { window, ..Default::default() };
+    let options = ImportOptions {
+        window,
+        ..Default::default()
+    };
     let bytes = import_with(Path::new(&dir), &options).unwrap();
     let begin = std::time::Instant::now();
     let model = Arc::new(Model::parse(bytes).unwrap());
