@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use laconicfs::filesystem::{FileSystem, NewStore, Settings};
+use laconicfs::filesystem::{FileSystem, Settings};
 use laconicfs::store::{Access, StoreDir};
 use laconicfs::volume::{Caller, OpenFlags, ROOT, WriteFlags};
 use serde_json::Value;

@@ -35,8 +35,9 @@ compare() {
 }
 
 step "a tree to copy"
-mkdir "$work/tree"
-cp -r src docs demo tests "$work/tree/"
+mkdir -p "$work/tree/src"
+cp -r docs demo "$work/tree/"
+cp -r src/tier src/store src/lib.rs "$work/tree/src/"
 ln -s src/lib.rs "$work/tree/link"
 printf 'NUL\0 and \377 invalid UTF-8\n' > "$work/tree/odd name"
 : > "$work/tree/empty"
@@ -63,7 +64,7 @@ rm -r "$dir/untarred"
 step "git"
 if have git; then
     git init -q "$work/origin"
-    cp -r src "$work/origin/"
+    cp -r "$work/tree/src" "$work/origin/"
     git -C "$work/origin" add -A
     git -C "$work/origin" -c user.name=x -c user.email=x@example.org commit -qm first
     git clone -q "$work/origin" "$dir/clone"

@@ -154,6 +154,14 @@ fn measure(codec: &Codec, coding: &Coding, path: &Path, each: &mut dyn FnMut(u64
     }
 }
 
+/// Two digits at least, however slow.
+fn speed(mb_s: f64) -> String {
+    match mb_s {
+        fast if fast >= 1.0 => format!("{fast:.2}"),
+        slow => format!("{slow:.4}"),
+    }
+}
+
 fn human(bench: &Bench) -> String {
     let mut table = Table::new(&[
         "file",
@@ -173,8 +181,8 @@ fn human(bench: &Bench) -> String {
             format!("{:.3}", line.bits_per_byte),
             line.zstd19.to_string(),
             percent(line.coded, line.zstd19),
-            format!("{:.2}", line.encode_mb_s),
-            format!("{:.2}", line.decode_mb_s),
+            speed(line.encode_mb_s),
+            speed(line.decode_mb_s),
         ]
     };
     for line in &bench.files {

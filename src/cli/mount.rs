@@ -1,7 +1,7 @@
 //! `laconicfs mount`: the volume of a store as a directory.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -182,6 +182,8 @@ fn mount_point(args: &MountArgs) -> Result<PathBuf> {
 fn background(args: &MountArgs, store: &Path, dir: &Path, json: bool) -> Result<()> {
     let program = std::env::current_exe().context("looking for this program")?;
     let mut command = Command::new(program);
+    // Under its own name, lest it takes itself for a helper of mount(8).
+    command.arg0("laconicfs");
     command.args(["mount", "--foreground", "--tell-parent"]);
     for list in &args.options {
         command.arg("-o").arg(list);
