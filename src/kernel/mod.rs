@@ -4,18 +4,26 @@
 //! bits, for any number of rows. Which one runs is chosen once, from what the
 //! processor can do; the environment variable `LACONICFS_KERNEL` forces one.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod memory;
 mod number;
 mod pack;
 mod scalar;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod wide;
 
 use std::sync::OnceLock;
 
 pub use memory::Aligned;
-pub use number::{LOG2_E, Scale, inverse_square_root};
-pub use pack::{INPUTS, Packed, Packing, Window, put_key, put_value};
+pub use number::{LOG2_E, Scale, inverse_square_root, square_root};
+pub use pack::{INPUTS, OUTPUTS, PACKINGS, Packed, Packing, Window, put_key, put_value};
 pub use steps::{GateScales, HeadScales, Norm, TOTAL, TOTAL_BITS, embed};
 pub use wide::{Job, Width, prefetch, wide};
 
@@ -47,6 +55,15 @@ trait Dots {
     /// # Safety
     /// The processor has the instructions of the kernel.
     unsafe fn weigh(weights: &[u16], window: &Window, stride: usize, out: &mut [i32]);
+
+    /// See [`steps::spread`]; `out` has one entry more than `powers`.
+    ///
+    /// # Safety
+    /// The processor has the instructions of the kernel.
+    #[inline(always)]
+    unsafe fn spread(powers: &[i32], sum: u64, out: &mut [u32]) {
+        steps::spread(powers, sum, out);
+    }
 }
 
 /// Scratch space of [`Arithmetic::attend`].
@@ -128,6 +145,10 @@ pub trait Arithmetic: Send + Sync {
         scratch: &mut [i32],
         out: &mut [i8],
     ) -> Scale;
+    /// The distribution over the vocabulary as sums of counts: `out` has one
+    /// entry more than `sums`, starts with 0, rises by at least 1 each, and
+    /// ends with [`TOTAL`]. `row` is the scale of a sum times a channel's
+    /// scale in base-2 logarithms. `scratch` is as long as `sums`.
     fn distribute(
         &self,
         sums: &[i32],
@@ -225,7 +246,10 @@ macro_rules! arithmetic {
                     steps::gated(gate, up, s, row, scratch, out)
                 }
                 fn distribute(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [u32]) -> () {
-                    steps::distribute(sums, channel, row, scratch, out)
+                    let sum = steps::powers(sums, channel, row, scratch);
+                    assert_eq!(out.len(), scratch.len() + 1);
+                    // SAFETY: as above; the lengths were checked
+                    unsafe { <$dots as Dots>::spread(scratch, sum, out) }
                 }
             }
         }
@@ -248,12 +272,42 @@ macro_rules! arithmetic {
 }
 
 arithmetic!(ScalarKernel, "scalar", scalar::Plain);
+#[cfg(target_arch = "x86_64")]
+arithmetic!(Avx2Kernel, "avx2", avx2::Avx2, "avx2,bmi2");
+#[cfg(target_arch = "x86_64")]
+arithmetic!(
+    AmxKernel,
+    "amx",
+    amx::Tiles,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2"
+);
+#[cfg(target_arch = "x86_64")]
+arithmetic!(
+    Avx512Kernel,
+    "avx512",
+    avx512::Vnni,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2"
+);
 
 /// The kernels that this processor can run, the best one last.
 pub fn available() -> &'static [&'static dyn Arithmetic] {
     static LIST: OnceLock<Vec<&'static dyn Arithmetic>> = OnceLock::new();
     LIST.get_or_init(|| {
-        let list: Vec<&'static dyn Arithmetic> = vec![&ScalarKernel];
+        let mut list: Vec<&'static dyn Arithmetic> = vec![&ScalarKernel];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let has = |feature: bool, kernel: &'static dyn Arithmetic| feature.then_some(kernel);
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("bmi2");
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
+            list.extend(has(avx2, &Avx2Kernel));
+            list.extend(has(avx512, &Avx512Kernel));
+            list.extend(has(avx512 && amx::available(), &AmxKernel));
+        }
         list
     })
 }

@@ -6,19 +6,26 @@ use super::memory::Aligned;
 pub const COLUMNS: usize = 16;
 /// Inputs are padded with zeros to a multiple of this.
 pub const INPUTS: usize = 64;
+/// Outputs are padded to a multiple of this.
+pub const OUTPUTS: usize = 64;
 
 /// How a kernel wants its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
-    /// As they are: -127 to 127.
+    /// Row after row.
+    Rows,
+    /// Blocks of 16 outputs; in a block, for every 4 inputs, 16 times 4
+    /// weights.
     Signed,
-    /// Plus 128, as unsigned bytes.
+    /// The same with 128 added, as unsigned bytes.
     Biased,
 }
 
-/// An int8 matrix of `outputs` rows of `inputs` weights, packed: blocks of 16
-/// outputs; in a block, for every 4 inputs, 16 times 4 weights. What is
-/// missing is filled with zero weights.
+/// Number of packings.
+pub const PACKINGS: usize = 3;
+
+/// An int8 matrix of `outputs` rows of `inputs` weights, packed. What pads it
+/// are zero weights.
 pub struct Packed {
     pub inputs: usize,
     pub outputs: usize,
@@ -31,7 +38,7 @@ impl Packed {
     pub fn new(weights: &[u8], inputs: usize, packing: Packing) -> Packed {
         let outputs = weights.len() / inputs;
         let bias = match packing {
-            Packing::Signed => 0,
+            Packing::Rows | Packing::Signed => 0,
             Packing::Biased => 0x80,
         };
         let mut packed = Packed {
@@ -44,9 +51,12 @@ impl Packed {
         data.fill(bias);
         let block = COLUMNS * packed.stride_in();
         for (j, row) in weights.chunks_exact(inputs).enumerate() {
-            let base = j / COLUMNS * block + j % COLUMNS * 4;
+            let (base, step) = match packing {
+                Packing::Rows => (j * packed.stride_in(), 4),
+                _ => (j / COLUMNS * block + j % COLUMNS * 4, COLUMNS * 4),
+            };
             for (k, four) in row.chunks(4).enumerate() {
-                let at = base + k * COLUMNS * 4;
+                let at = base + k * step;
                 for (d, &w) in data[at..at + four.len()].iter_mut().zip(four) {
                     *d = w ^ bias;
                 }
@@ -63,14 +73,15 @@ impl Packed {
 
     /// Sums from one row of outputs to the next.
     pub fn stride_out(&self) -> usize {
-        self.outputs.next_multiple_of(COLUMNS)
+        self.outputs.next_multiple_of(OUTPUTS)
     }
 }
 
 /// The keys and values that one lane has seen, of one layer and KV head: a
 /// ring of `window` slots. Keys (plus 128) lie in blocks of 16 slots; in a
 /// block, for every 4 channels, 16 times 4 values. Values lie in blocks of 4
-/// slots; in a block, for every channel, 4 values.
+/// slots; in a block, for every channel, 4 values. There is room for a
+/// multiple of 64 slots.
 #[derive(Clone, Copy)]
 pub struct Window<'a> {
     pub head_dim: usize,
@@ -86,7 +97,7 @@ pub struct Window<'a> {
 impl Window<'_> {
     /// Panics unless the lengths fit each other: kernels rely on it.
     pub(super) fn check(&self, queries: usize, out: usize, stride: usize) {
-        let slots = self.filled.next_multiple_of(16);
+        let slots = self.filled.next_multiple_of(64);
         assert!(self.head_dim > 0 && self.head_dim.is_multiple_of(16));
         assert!(self.filled > 0 && slots <= stride && stride.is_multiple_of(64));
         assert!(queries.is_multiple_of(self.head_dim) && out == queries);

@@ -1,33 +1,22 @@
-//! The scalar products, plainly: the specification of the other kernels'.
+//! The products, plainly: the specification of the other kernels'.
 
-use super::pack::{COLUMNS, Packed, Packing, Window};
+use super::pack::{Packed, Packing, Window};
 
 pub struct Plain;
 
 impl super::Dots for Plain {
-    const PACKING: Packing = Packing::Signed;
+    const PACKING: Packing = Packing::Rows;
 
     unsafe fn product(w: &Packed, rows: usize, a: &[i8], out: &mut [i32]) {
         let (stride_in, stride_out) = (w.stride_in(), w.stride_out());
-        for (a, out) in a
-            .chunks_exact(stride_in)
-            .zip(out.chunks_exact_mut(stride_out))
-            .take(rows)
-        {
-            for (block, out) in w
-                .data
-                .chunks_exact(COLUMNS * stride_in)
-                .zip(out.chunks_exact_mut(COLUMNS))
-            {
-                let mut sums = [0i32; COLUMNS];
-                for (w, a) in block.chunks_exact(COLUMNS * 4).zip(a.chunks_exact(4)) {
-                    for (s, w) in sums.iter_mut().zip(w.chunks_exact(4)) {
-                        for i in 0..4 {
-                            *s += i32::from(w[i] as i8) * i32::from(a[i]);
-                        }
-                    }
-                }
-                out.copy_from_slice(&sums);
+        let rows_of_a = a.chunks_exact(stride_in).take(rows);
+        for (a, out) in rows_of_a.zip(out.chunks_exact_mut(stride_out)) {
+            for (o, w) in out.iter_mut().zip(w.data.chunks_exact(stride_in)) {
+                let products = a
+                    .iter()
+                    .zip(w)
+                    .map(|(&a, &w)| i32::from(a) * i32::from(w as i8));
+                *o = products.sum();
             }
         }
     }

@@ -6,7 +6,7 @@
 //! the same bits. What each step computes, and why nothing overflows, is in
 //! `docs/codec-model.md`; the bounds are repeated here in short.
 
-use super::number::{PER_127, Scale, bits, inverse_square_root, reciprocal, square_root};
+use super::number::{PER_127, Scale, bits, inverse_square_root, reciprocal};
 
 /// Limit of the residual stream: additions saturate at plus and minus this.
 pub const RESIDUAL_LIMIT: i32 = (1 << 30) - 1;
@@ -82,13 +82,13 @@ pub fn quantise(v: &[i32], out: &mut [i8]) -> Scale {
 #[derive(Clone, Copy)]
 pub struct Rate {
     pub shift: u32,
-    pub factor: i32,
+    pub factor: i16,
 }
 
 impl Rate {
     #[inline(always)]
     pub fn new(rate: Scale) -> Rate {
-        let factor = (rate.m >> 16) as i32;
+        let factor = (rate.m >> 16) as i32; // 2^14 to 2^15 - 1
         let shift = -(rate.e + 40);
         if rate.m == 0 {
             Rate {
@@ -96,19 +96,19 @@ impl Rate {
                 factor: 0,
             }
         } else if shift < 0 {
-            let factor = (factor << (-shift).min(15)).min(32767);
+            let factor = (factor << (-shift).min(15)).min(32767) as i16;
             Rate { shift: 0, factor }
         } else {
             Rate {
                 shift: shift.min(31) as u32,
-                factor,
+                factor: factor as i16,
             }
         }
     }
 
     #[inline(always)]
     pub fn apply(&self, d: u32) -> u32 {
-        (d >> self.shift).min(32767) * self.factor as u32
+        (i32::from((d >> self.shift).min(32767) as i16) * i32::from(self.factor)) as u32
     }
 }
 
@@ -117,8 +117,9 @@ impl Rate {
 #[inline(always)]
 pub fn power(p: u32) -> u32 {
     let f = ((p >> 9) & 0x7fff) as i32;
-    let c = 7540 - ((1272 * f) >> 15);
-    let b = 22652 - ((c * f) >> 15);
+    // the casts change nothing: they tell the compiler that 16 bits suffice
+    let c = i32::from((7540 - ((1272 * f) >> 15)) as i16);
+    let b = i32::from((22652 - ((c * f) >> 15)) as i16);
     let a = 32768 - ((b * f) >> 15); // 2^14 to 2^15
     // p <= 2^30, so the whole part is at most 64; both shifts stay below 32
     let whole = p >> 24;
@@ -138,14 +139,14 @@ pub fn embed(row: &[u8], scale: u32, shift: u32, out: &mut [i32]) {
 /// The root-mean-square norm of a row, quantised.
 pub struct Norm<'a> {
     pub gain: &'a [i16],
-    /// What a gain of 1 stands for.
+    /// What a gain of 1 stands for, times the square root of the row's length.
     pub unit: Scale,
     /// Epsilon in units of the squared residual stream.
     pub epsilon: u64,
 }
 
 /// `out` times the returned scale is about
-/// `x * gain * unit / sqrt(mean(x^2) + epsilon)`. For `|x| <= RESIDUAL_LIMIT`
+/// `x * gain * unit / sqrt(sum(x^2 + epsilon))`. For `|x| <= RESIDUAL_LIMIT`
 /// and rows of at most 2^15 values. `scratch` is as long as the row.
 #[inline(always)]
 pub fn normalise(x: &[i32], norm: &Norm, scratch: &mut [i32], out: &mut [i8]) -> Scale {
@@ -156,12 +157,10 @@ pub fn normalise(x: &[i32], norm: &Norm, scratch: &mut [i32], out: &mut [i8]) ->
         sum += (x * x) as u64;
         *t = ((x * i64::from(g)) >> 9) as i32; // to 2^30
     }
-    let n = x.len() as u32;
-    let sum = sum + u64::from(n) * (norm.epsilon >> (2 * cut));
+    let sum = sum + x.len() as u64 * (norm.epsilon >> (2 * cut));
     let scale = quantise(scratch, out);
     scale
         .times(norm.unit)
-        .times(square_root(n))
         .times(inverse_square_root(sum.max(1)))
         .shifted(9)
 }
@@ -172,7 +171,8 @@ pub struct HeadScales<'a> {
     pub channel: &'a [u16],
     /// The same with the gain of the head's norm.
     pub gained: &'a [i16],
-    /// What a gained scale of 1 stands for.
+    /// What a gained scale of 1 stands for, times the square root of the
+    /// head's length.
     pub unit: Scale,
     /// Cosines and sines of this position, amplitude 2^14, half a head each.
     pub cos: &'a [i16],
@@ -208,7 +208,6 @@ pub fn rotate(sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8])
     }
     quantise(scratch, out)
         .times(s.unit)
-        .times(square_root(sums.len() as u32))
         .times(inverse_square_root(square.max(1)))
         .shifted(-14)
 }
@@ -389,12 +388,11 @@ pub fn gated(
         .shifted(30)
 }
 
-/// The distribution over the vocabulary as sums of counts: `out` has one
-/// entry more than `sums`, starts with 0, rises by at least 1 each, and ends
-/// with [`TOTAL`]. `row` is the scale of a sum times a channel's scale in
-/// base-2 logarithms. `scratch` is as long as `sums`. At most 2^20 tokens.
+/// Logits to powers of two: `scratch`, as long as `sums`, gets 30 bits after
+/// the point, the largest 2^30. Returns their sum. `row` is the scale of a sum
+/// times a channel's scale in base-2 logarithms.
 #[inline(always)]
-pub fn distribute(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [u32]) {
+pub fn powers(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32]) -> u64 {
     let fit = Fit::new(peak(sums));
     let mut top = i32::MIN;
     for ((t, &a), &c) in scratch.iter_mut().zip(sums).zip(channel) {
@@ -403,15 +401,23 @@ pub fn distribute(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32]
     }
     let rate = Rate::new(row.shifted(fit.shift));
     let mut sum = 0u64;
-    for t in scratch.iter_mut() {
-        let e = power(rate.apply((top - *t) as u32));
-        sum += u64::from(e);
-        *t = e as i32;
+    for part in scratch.chunks_mut(4096) {
+        // in halves of 16 bits, so that 32 bits are enough for either sum
+        let (mut low, mut high) = (0u32, 0u32);
+        for t in part {
+            let e = power(rate.apply((top - *t) as u32));
+            low += e & 0xffff;
+            high += e >> 16;
+            *t = e as i32;
+        }
+        sum += u64::from(low) + (u64::from(high) << 16);
     }
-    spread(scratch, sum, out);
+    sum
 }
 
-/// From powers (30 bits after the point) and their sum to sums of counts.
+/// From powers (30 bits after the point) and their sum to sums of counts: `out`
+/// has one entry more, starts with 0, rises by at least 1 each, and ends with
+/// [`TOTAL`]. At most 2^20 tokens.
 #[inline(always)]
 pub fn spread(powers: &[i32], sum: u64, out: &mut [u32]) {
     let Spread { cut, rate } = Spread::new(powers.len(), sum);

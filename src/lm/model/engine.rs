@@ -16,7 +16,7 @@ use crate::kernel::{
 /// Rows (steps times lanes) that go through a layer at once.
 const ROWS: usize = 64;
 /// Rows of which the head's sums are kept at once.
-const HEAD_ROWS: usize = 16;
+const HEAD_ROWS: usize = 32;
 /// The most lanes of a state.
 pub const MAX_LANES: usize = ROWS;
 
@@ -80,7 +80,7 @@ impl State {
         }
         let weights = model.weights(kernel.packing());
         let s = model.shape();
-        let slots = s.layers * lanes * s.kv_heads * s.window;
+        let slots = s.layers * lanes * s.kv_heads * room(s.window);
         let padded = |n: usize| n.next_multiple_of(INPUTS);
         let widest = s.qkv().max(2 * s.hidden).max(s.width);
         let buffers = Buffers {
@@ -212,7 +212,7 @@ impl State {
         self.kernel.product(&w.qkv, rows, &b.narrow, &mut b.sums);
 
         let (dim, group) = (s.head_dim, s.heads / s.kv_heads);
-        let (slots, values) = (s.window, s.window * s.head_dim);
+        let (slots, room) = (s.window, room(s.window));
         let unit = LOG2_E.times(kernel::inverse_square_root(dim as u64));
         let stride = w.qkv.stride_out();
         let mut query_scales = [Scale::ZERO; 256];
@@ -234,10 +234,8 @@ impl State {
             for h in 0..s.kv_heads {
                 let window = (layer * self.lanes + lane) * s.kv_heads + h;
                 let (key, value) = (s.heads + h, s.heads + s.kv_heads + h);
-                let (one, all) = (
-                    window * slots + slot,
-                    window * values..(window + 1) * values,
-                );
+                let one = window * room + slot;
+                let all = window * room * dim..(window + 1) * room * dim;
                 let scratch = &mut b.scratch[..dim];
                 let quantised = &mut quantised[..dim];
 
@@ -256,19 +254,19 @@ impl State {
                 self.cache.value_scales[one] = scale.to_fixed24();
                 kernel::put_value(&mut self.cache.values[all.clone()], slot, quantised);
 
-                for q in h * group..(h + 1) * group {
+                let heads = h * group..(h + 1) * group;
+                for (q, query_scale) in heads.clone().zip(&mut query_scales[heads.clone()]) {
                     let out = &mut b.queries[q * dim..(q + 1) * dim];
-                    query_scales[q] = self.kernel.rotate(sums_of(q), &head(q), scratch, out);
+                    *query_scale = self.kernel.rotate(sums_of(q), &head(q), scratch, out);
                 }
                 let window = Window {
                     head_dim: dim,
                     filled,
                     keys: &self.cache.keys[all.clone()],
                     values: &self.cache.values[all],
-                    key_scales: &self.cache.key_scales[window * slots..(window + 1) * slots],
-                    value_scales: &self.cache.value_scales[window * slots..(window + 1) * slots],
+                    key_scales: &self.cache.key_scales[window * room..(window + 1) * room],
+                    value_scales: &self.cache.value_scales[window * room..(window + 1) * room],
                 };
-                let heads = h * group..(h + 1) * group;
                 let channels = heads.start * dim..heads.end * dim;
                 self.kernel.attend(
                     &b.queries[channels.clone()],
@@ -365,6 +363,11 @@ impl State {
             sink(first + row, &b.cdf);
         }
     }
+}
+
+/// Slots that kernels want for a window.
+fn room(window: usize) -> usize {
+    window.next_multiple_of(64)
 }
 
 /// Normalises and quantises `rows` rows of the stream from row `first` into

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::kernel::{Packed, Packing, Scale};
+use crate::kernel::{PACKINGS, Packed, Packing, Scale, square_root};
 
 const MAGIC: &[u8; 8] = b"LACONICM";
 const VERSION: u32 = 1;
@@ -138,7 +138,7 @@ pub(super) fn assemble(mut header: Header, sections: &[(String, Vec<u8>)]) -> Re
     Ok(out)
 }
 
-/// A norm's gains and their unit.
+/// A norm's gains and their unit, times the square root of the width.
 pub(super) struct Gains {
     pub gain: Vec<i16>,
     pub unit: Scale,
@@ -153,7 +153,8 @@ pub(super) struct Layer {
     pub qkv: Vec<u16>,
     /// Channel scales of queries and keys with the gains of their norms.
     pub gained: Vec<i16>,
-    /// What a gained scale of 1 stands for, a query or key head each.
+    /// What a gained scale of 1 stands for, a query or key head each, times the
+    /// square root of the head's length.
     pub head_units: Vec<Scale>,
     pub v_unit: Scale,
     pub o: Vec<u16>,
@@ -217,7 +218,7 @@ pub struct Model {
     pub(super) frequencies: Vec<u32>,
     pub(super) sine: Vec<i16>,
     pub(super) logistic: [u32; 64],
-    packed: [OnceLock<Arc<Weights>>; 2],
+    packed: [OnceLock<Arc<Weights>>; PACKINGS],
 }
 
 /// Cuts numbers out of the sections.
@@ -357,11 +358,15 @@ impl Model {
             sections: &sections,
         };
         let (width, queries, hidden) = (shape.width, shape.queries(), shape.hidden);
+        let root = square_root(width as u32);
         let mut layers = Vec::new();
         for l in 0..shape.layers {
             let name = |part: &str| format!("{l}.{part}");
             let normed = shape.heads + shape.kv_heads;
-            let units = r.units(&name("units"), 7 + normed)?;
+            let mut units = r.units(&name("units"), 7 + normed)?;
+            units[..2].iter_mut().for_each(|u| *u = u.times(root));
+            let turn = square_root(shape.head_dim as u32);
+            units[7..].iter_mut().for_each(|u| *u = u.times(turn));
             let residual = |u: Scale| u.shifted(header.fraction as i32);
             let mut gate = r.scales(&name("gate_up.scales"), 2 * hidden)?;
             layers.push(Layer {
@@ -416,7 +421,7 @@ impl Model {
             embed_scales: r.numbers("embed.scales", shape.vocab, |n| {
                 Some(u32::from_le_bytes(n)).filter(|&s| s < 1 << 23)
             })?,
-            final_norm: r.gains("norm", width, units[0])?,
+            final_norm: r.gains("norm", width, units[0].times(root))?,
             head_scales: r.scales("head.scales", shape.vocab)?,
             head_unit: units[1],
             frequencies: r.numbers("frequencies", shape.head_dim / 2, |n| {
