@@ -250,8 +250,14 @@ impl Volume {
         let kept = self.core.tier.run(|op| op.get(Table::Meta, rows::VOLUME))?;
         let kept = match kept.map(|row| Counters::decode(&row)) {
             Some(Ok(kept)) => kept,
-            Some(Err(error)) => return Ok(found.add(error.to_string())),
-            None => return Ok(found.add("the volume's row is missing".into())),
+            Some(Err(error)) => {
+                found.add(error.to_string());
+                return Ok(());
+            }
+            None => {
+                found.add("the volume's row is missing".into());
+                return Ok(());
+            }
         };
         let mut counted = Counters {
             next_ino: kept.next_ino,

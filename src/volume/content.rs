@@ -132,7 +132,7 @@ impl Volume {
         let keep = mode.contains(AllocateFlags::KEEP_SIZE);
         let punch = mode.contains(AllocateFlags::PUNCH_HOLE);
         let zero = mode.contains(AllocateFlags::ZERO_RANGE);
-        if punch && zero || punch && !keep {
+        if punch && (zero || !keep) {
             return Err(Error::NotSupported);
         }
         if len == 0 {

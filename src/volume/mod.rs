@@ -96,14 +96,12 @@ impl Volume {
 
     /// Opens the volume that a formatted store holds.
     pub fn open(tier: Arc<Tier>, options: Options) -> Result<Arc<Volume>> {
-        match tier.run(|op| op.get(Table::Meta, rows::VOLUME))? {
-            Some(row) => drop(Counters::decode(&row)?),
-            None => {
-                return Err(Error::Other(
-                    "this store holds no volume: make one with `laconicfs mkfs`".into(),
-                ));
-            }
-        }
+        let row = tier.run(|op| op.get(Table::Meta, rows::VOLUME))?;
+        let row = row.ok_or_else(|| {
+            Error::Other("this store holds no volume: make one with `laconicfs mkfs`".into())
+        })?;
+        // A newer format is refused here already.
+        Counters::decode(&row)?;
         let core = Arc::new(Core {
             tier,
             options,

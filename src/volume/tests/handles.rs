@@ -142,3 +142,50 @@ fn now_does_not_wait_for_a_chunk() {
     now.write_file(a, 10, &data[10..11], none).unwrap();
     assert_eq!(now.read_file(a, 0, 10).unwrap(), data[..10]);
 }
+
+/// Many threads at the same names: whatever wins, the rows agree, and what was
+/// closed and removed is gone.
+#[test]
+fn threads_do_not_confuse_each_other() {
+    let f = Fixture::new();
+    let dirs = [f.dir(ROOT, "x"), f.dir(ROOT, "y")];
+    let threads: Vec<_> = (0..4usize)
+        .map(|number| {
+            let volume = f.volume.clone();
+            std::thread::spawn(move || {
+                for i in 0..400usize {
+                    let name = [b'a' + (i * 7 + number) as u8 % 5];
+                    let other = [b'a' + (i * 3 + number) as u8 % 5];
+                    let (d, e) = (dirs[i % 2], dirs[(i / 3) % 2]);
+                    // Losing a race is no failure.
+                    match i % 6 {
+                        0 | 1 => {
+                            let flags = OpenFlags::WRITE;
+                            let made = volume.create(d, &name, 0o600, flags, ME);
+                            if let Ok((attr, _)) = made {
+                                let data = text(i as u64, 3 * CHUNK);
+                                let flags = WriteFlags::APPEND;
+                                volume.write_file(attr.ino, 0, &data, flags).unwrap();
+                                volume.read_file(attr.ino, 0, 10).unwrap();
+                                volume.release(attr.ino);
+                            }
+                        }
+                        2 => drop(volume.make_dir(d, &name, 0o700, ME)),
+                        3 => {
+                            let flags = RenameFlags::from_bits_truncate(i as u32 / 6 % 3);
+                            drop(volume.rename(d, &name, e, &other, flags));
+                        }
+                        4 => drop(volume.unlink(d, &name)),
+                        _ => drop(volume.remove_dir(d, &name)),
+                    }
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|t| t.join().unwrap());
+    f.volume.close().unwrap();
+    assert_eq!(f.rows(Table::Orphan), 0);
+    let tree = tree(&f.volume);
+    let totals = f.volume.totals().unwrap();
+    assert_eq!(tree.len() as u64, totals.files + totals.directories);
+}

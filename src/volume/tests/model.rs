@@ -495,7 +495,7 @@ fn verify_totals(f: &mut Fixture, model: &mut Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn a_volume_equals_a_model(steps in prop::collection::vec(step(), 1..80)) {
@@ -510,14 +510,16 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     /// Cuts the power after every single change of the store: each time the
     /// rows agree, and the volume is as it was after some operation, not
-    /// earlier than the last one synced.
+    /// earlier than the last one synced. Where every operation is synced, each
+    /// is seen alone; otherwise they share commits.
     #[test]
     fn power_cuts_leave_a_state_between_operations(
         steps in prop::collection::vec(step(), 1..30),
+        alone in any::<bool>(),
     ) {
         let tape = Arc::new(Tape::default());
         let mut f = Fixture::on(tape.clone());
@@ -527,7 +529,10 @@ proptest! {
         for step in &steps {
             perform(&mut f, &mut model, step);
             history.push(model.tree());
-            if let Step::Sync | Step::Drain | Step::Reopen = step {
+            if alone {
+                f.volume.sync().unwrap();
+            }
+            if alone || matches!(step, Step::Sync | Step::Drain | Step::Reopen) {
                 tape.mark(history.len() as u64);
             }
         }
