@@ -35,9 +35,11 @@ const SEGMENT: u64 = 512 << 10;
 /// What sled keeps in memory. A hint to it, no bound.
 const CACHE: u64 = 48 << 20;
 
-/// Blocks kept in hand for the database, so that something can still be
-/// deleted when the disk is full.
+/// Blocks kept in hand for the database, so that a store on a full disk can
+/// still be opened and something in it be deleted: at least this much, and
+/// what sled writes when it opens a database, a list of its pages.
 const RESERVE: u64 = 1 << 20;
+const RESERVE_PART: u64 = 32;
 
 /// Rows of the database itself, which no table can have.
 const OWN: u8 = 0xff;
@@ -55,18 +57,18 @@ pub struct Database {
     /// to where they are.
     committing: Mutex<Reserve>,
     directory: PathBuf,
-    /// Where the private copy of a reader lives.
-    _copy: Option<TempDir>,
 }
 
 struct State {
-    /// `None` after a full disk kept it from being opened again.
+    /// `None` after an error kept it from being opened again.
     db: Option<Db>,
     config: Config,
     /// Nothing is written any more, because of this.
     failure: Option<Failure>,
     /// What rows were before a batch that stopped half way.
     undo: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Where `db` lives if it is a private copy for reading.
+    copy: Option<TempDir>,
 }
 
 struct Reserve {
@@ -110,8 +112,25 @@ impl Database {
 
     /// Opens the database for changes. The caller holds the store's lock.
     pub fn open(directory: &Path) -> Result<Self> {
-        let database = Self::open_files(directory, None)?;
-        database.self_test()?;
+        let open = || {
+            let database = Self::open_files(directory, None)?;
+            database.self_test()?;
+            Ok(database)
+        };
+        let database = match open() {
+            Err(Error::NoSpace) => {
+                release_reserve(directory)?;
+                open()?
+            }
+            result => result?,
+        };
+        // For later; there is no harm in having none while nothing is full.
+        let mut reserve = database.committing.lock();
+        match reserve.make_room(directory, 0, 0) {
+            Err(Error::NoSpace) => log::warn!("the disk that holds the store is full"),
+            result => result?,
+        }
+        drop(reserve);
         Ok(database)
     }
 
@@ -119,18 +138,8 @@ impl Database {
     /// opens a database, whether anybody changes it or not, and this way a
     /// reader changes nothing and needs no right to.
     pub fn open_copy(directory: &Path) -> Result<Self> {
-        let copy = tempfile::Builder::new()
-            .prefix("laconicfs-")
-            .tempdir()
-            .map_err(Error::io("creating a temporary directory"))?;
+        let copy = private_copy(directory)?;
         let target = copy.path().join("db");
-        copy_files(directory, &target).map_err(|error| Error::Io {
-            context: format!(
-                "copying the database to {} for reading (TMPDIR says where to)",
-                copy.path().display()
-            ),
-            source: error,
-        })?;
         Self::open_files(&target, Some(copy))
     }
 
@@ -173,12 +182,12 @@ impl Database {
             config,
             failure: None,
             undo: HashMap::new(),
+            copy,
         };
         Ok(Self {
             state: RwLock::new(state),
             committing: Mutex::new(Reserve { file, end: 0 }),
             directory: directory.to_owned(),
-            _copy: copy,
         })
     }
 
@@ -320,10 +329,11 @@ impl Database {
         }
     }
 
-    /// After sled failed it never writes again. If it merely lacked space, it
-    /// is opened anew from what the disk holds: the last batch wholly or not
-    /// at all. After anything else nothing more may be written, for nobody
-    /// knows what the disk took; what is there can still be read.
+    /// After sled failed it never writes again, and may not even read. If it
+    /// merely lacked space, it is opened anew from what the disk holds: the
+    /// last batch wholly or not at all. After anything else nothing more may
+    /// be written, for nobody knows what the disk took; what the files hold
+    /// is then read from a copy.
     fn failed(
         &self,
         state: &mut State,
@@ -331,29 +341,47 @@ impl Database {
         error: Error,
         failures: u64,
     ) -> Error {
-        let stopped = state.config.global_error().is_err();
-        let syncs_worked = durable::failures() == failures;
-        if !(matches!(error, Error::NoSpace) && stopped && syncs_worked) {
+        if state.config.global_error().is_ok() {
+            // It stopped at a page that it could not read, within a batch.
             log::error!("the database failed: {error}");
             state.failure = Some(Failure::Other(error.to_string()));
             return error;
         }
-        log::warn!("the disk became full in the middle of a commit; opening the database again");
-        state.undo.clear();
-        state.db = None; // Having failed it writes nothing when dropped.
-        reserve.end = 0;
-        match start(&self.directory) {
-            Ok((config, db)) => {
+        if matches!(error, Error::NoSpace) && durable::failures() == failures {
+            log::warn!("the disk became full within a commit; opening the database again");
+            state.undo.clear();
+            state.db = None; // Having failed it writes nothing when dropped.
+            reserve.end = 0;
+            if let Err(error) = release_reserve(&self.directory) {
+                log::warn!("{error}");
+            }
+            match start(&self.directory) {
+                Ok((config, db)) => {
+                    state.config = config;
+                    state.db = Some(db);
+                    return error;
+                }
+                Err(again) => log::warn!("the database could not be opened again: {again}"),
+            }
+        }
+        log::error!(
+            "the database failed ({error}): it takes no more changes. See to the disk, unmount, \
+             and mount again"
+        );
+        state.failure = Some(match error {
+            Error::NoSpace => Failure::NoSpace,
+            _ => Failure::Other(error.to_string()),
+        });
+        let copy = private_copy(&self.directory)
+            .and_then(|copy| Ok((start(&copy.path().join("db"))?, copy)));
+        match copy {
+            Ok(((config, db), copy)) => {
+                state.undo.clear();
                 state.config = config;
                 state.db = Some(db);
+                state.copy = Some(copy);
             }
-            Err(again) => {
-                log::error!(
-                    "the database could not be opened again ({again}); free some space, unmount \
-                     and mount again"
-                );
-                state.failure = Some(Failure::NoSpace);
-            }
+            Err(error) => log::error!("reading it may fail: {error}"),
         }
         error
     }
@@ -395,6 +423,20 @@ impl Database {
         sync_all_files(target)
     }
 
+    /// Makes the next commits believe that the disk has space for them.
+    #[cfg(test)]
+    pub fn pretend_room(&self) {
+        self.committing.lock().end = u64::MAX / 2;
+    }
+
+    /// As after a batch that stopped half way, with what was before it.
+    #[cfg(test)]
+    pub fn pretend_torn(&self, before: HashMap<Vec<u8>, Option<Vec<u8>>>) {
+        let mut state = self.state.write();
+        state.undo = before;
+        state.failure = Some(Failure::Other("torn".into()));
+    }
+
     /// Ends the use of the files. Whether everything is on the disk: if not,
     /// the database must not be taken for one that was closed in order.
     pub fn close(&self) -> bool {
@@ -427,7 +469,7 @@ impl State {
     fn db(&self) -> ::sled::Result<&Db> {
         self.db.as_ref().ok_or_else(|| {
             ::sled::Error::Io(std::io::Error::other(
-                "the database was closed by a full disk; free some space, unmount and mount again",
+                "the database was closed by an error; see to the disk, unmount and mount again",
             ))
         })
     }
@@ -460,18 +502,26 @@ impl Reserve {
     /// Makes sure that a batch finds its space: a database that runs out of
     /// it in the middle is far more trouble.
     fn make_room(&mut self, directory: &Path, bytes: u64, rows: u64) -> Result<()> {
-        // A row is written about three times before its page settles, and
-        // what is left of a segment may be filled up.
-        let need = 3 * bytes + 128 * rows + SEGMENT;
         let size = self
             .file
             .metadata()
             .map_err(Error::io("looking at the database"))?
             .len();
+        // A row is written about three times before its page settles. When a
+        // segment is full, what is left of it is written too.
+        let written = 3 * bytes + 256 * rows + (16 << 10);
+        let left = size.next_multiple_of(SEGMENT) - size;
+        let need = if written <= left {
+            written
+        } else {
+            left + written
+        };
         if self.end >= size + need {
             return Ok(());
         }
-        for len in [need + RESERVE, need] {
+        let reserve = RESERVE.max(size / RESERVE_PART);
+        for spare in [reserve, reserve / 2, reserve / 4, 0] {
+            let len = need + spare;
             match durable::set_aside(&self.file, size, len) {
                 Ok(true) => {
                     self.end = size + len;
@@ -504,7 +554,36 @@ fn data_file(directory: &Path) -> PathBuf {
     directory.join("db")
 }
 
+/// Gives the disk back the blocks that [`Reserve`] set aside behind the end of
+/// the database's file.
+fn release_reserve(directory: &Path) -> Result<()> {
+    let path = data_file(directory);
+    File::options()
+        .write(true)
+        .open(&path)
+        // To where it ends already: blocks behind the end are freed.
+        .and_then(|file| file.set_len(file.metadata()?.len()))
+        .map_err(Error::io(format!("cutting {}", path.display())))
+}
+
+/// Copies a database into a temporary directory, as `db`.
+fn private_copy(directory: &Path) -> Result<TempDir> {
+    let copy = tempfile::Builder::new()
+        .prefix("laconicfs-")
+        .tempdir()
+        .map_err(Error::io("creating a temporary directory"))?;
+    copy_files(directory, &copy.path().join("db")).map_err(|source| Error::Io {
+        context: format!(
+            "copying the database to {} for reading (TMPDIR says where to)",
+            copy.path().display()
+        ),
+        source,
+    })?;
+    Ok(copy)
+}
+
 fn start(directory: &Path) -> Result<(Config, Db)> {
+    drop_half_snapshots(directory)?;
     let config = Config::new()
         .path(directory)
         .segment_size(SEGMENT as usize)
@@ -526,6 +605,28 @@ fn start(directory: &Path) -> Result<(Config, Db)> {
         "the database {} is in use by another process; end that first",
         directory.display()
     )))
+}
+
+/// A crash or a full disk while sled opens a database leaves a snapshot half
+/// written, under a name of its own. sled means to ignore it but looks for
+/// another name, takes it for the newest and refuses to open the database.
+fn drop_half_snapshots(directory: &Path) -> Result<()> {
+    let looking = || format!("listing {}", directory.display());
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io(looking()))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(Error::io(looking()))?;
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .ends_with(b".generating")
+        {
+            std::fs::remove_file(entry.path()).map_err(Error::io(looking()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Calls sled and translates its errors; a panic in it becomes one.

@@ -11,7 +11,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -168,7 +168,8 @@ impl StoreDir {
     /// yet, and opens it for writing.
     pub fn create(path: &Path, properties: &Properties) -> Result<Self> {
         properties.check()?;
-        match std::fs::create_dir(path) {
+        // Everybody's files are in it, whoever may read them.
+        match std::fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => check_empty(path)?,
             made => made.map_err(Error::io(format!("creating {}", path.display())))?,
         }
@@ -360,10 +361,20 @@ fn lock(path: &Path, access: Access) -> Result<Option<File>> {
         Err(error) if !write && error.kind() == ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(Error::io(context()))?,
     };
-    let locked = match write {
+    let try_lock = || match write {
         true => file.try_lock(),
         false => file.try_lock_shared(),
     };
+    let mut locked = try_lock();
+    // A process that ends, or one that starts another, holds a lock for a
+    // moment longer than it means to.
+    for _ in 0..20 {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        locked = try_lock();
+    }
     match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -35,6 +35,8 @@ pub unsafe extern "C" fn sync_file_range(
     _flags: c_uint,
 ) -> c_int {
     CALLS.fetch_add(1, Ordering::SeqCst);
+    #[cfg(test)]
+    let fd = if witness::see(fd) { fd } else { -1 };
     // SAFETY: fdatasync takes any number for a descriptor and touches no memory.
     let result = unsafe { libc::fdatasync(fd) };
     if result != 0 {
@@ -123,4 +125,68 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     file.persist(path)
         .map_err(|error| Error::io(context())(error.error))?;
     sync_directory(directory)
+}
+
+/// Lets a test see a file as each sync finds it, and make syncs fail. What a
+/// power cut leaves is one of these states with any part of what was written
+/// after it.
+#[cfg(test)]
+pub mod witness {
+    use std::collections::HashMap;
+    use std::path::{Path, PathBuf};
+
+    use parking_lot::Mutex;
+
+    enum Watch {
+        States(Vec<Vec<u8>>),
+        Fail,
+    }
+
+    static WATCHES: Mutex<Option<HashMap<PathBuf, Watch>>> = Mutex::new(None);
+
+    fn set(path: &Path, watch: Watch) {
+        let mut watches = WATCHES.lock();
+        let watches = watches.get_or_insert_default();
+        watches.insert(path.to_owned(), watch);
+    }
+
+    /// Keeps what each sync of the file finds.
+    pub fn watch(path: &Path) {
+        set(path, Watch::States(Vec::new()));
+    }
+
+    /// Lets all syncs of the file fail.
+    pub fn fail(path: &Path) {
+        set(path, Watch::Fail);
+    }
+
+    /// The states since the last call.
+    pub fn states(path: &Path) -> Vec<Vec<u8>> {
+        match WATCHES.lock().as_mut().and_then(|all| all.get_mut(path)) {
+            Some(Watch::States(states)) => std::mem::take(states),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Ends what was asked for.
+    pub fn forget(path: &Path) {
+        if let Some(watches) = &mut *WATCHES.lock() {
+            watches.remove(path);
+        }
+    }
+
+    /// Whether the sync shall take place.
+    pub(super) fn see(fd: i32) -> bool {
+        let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{fd}")) else {
+            return true;
+        };
+        match WATCHES.lock().as_mut().and_then(|all| all.get_mut(&path)) {
+            Some(Watch::States(states)) => {
+                states.extend(std::fs::read(&path));
+                true
+            }
+            Some(Watch::Fail) => false,
+            None => true,
+        }
+    }
 }

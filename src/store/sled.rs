@@ -122,6 +122,16 @@ impl SledStore {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    #[cfg(test)]
+    pub(super) fn value_logs(&self) -> &Logs {
+        &self.logs
+    }
+
     fn check_writable(&self) -> Result<()> {
         match self.access {
             Access::Write => Ok(()),
@@ -230,7 +240,7 @@ impl Drop for SledStore {
 }
 
 /// Bytes of the blocks that a directory and everything below it take.
-fn blocks_below(directory: &Path) -> Result<u64> {
+pub(super) fn blocks_below(directory: &Path) -> Result<u64> {
     let context = || format!("measuring {}", directory.display());
     let mut total = 0;
     let mut waiting = vec![directory.to_owned()];
@@ -335,7 +345,7 @@ fn refresh(root: &Path, database: &Database) -> Result<bool> {
         return Ok(false);
     }
     let (bytes, rows) = database.logical_size()?;
-    let expected = 2 * bytes + FRESH_ROW_BYTES * rows;
+    let expected = fresh_size(bytes, rows);
     // What the last copy took in truth, should the estimate be poor.
     let last = match database.get_raw(database::FRESH_ROW)? {
         Some(row) => <[u8; 8]>::try_from(row).map_or(0, u64::from_be_bytes),
@@ -363,8 +373,11 @@ fn refresh(root: &Path, database: &Database) -> Result<bool> {
     }
 }
 
-/// What a small row costs in a fresh database beside its bytes; measured.
-const FRESH_ROW_BYTES: u64 = 64;
+/// About what a fresh database of so many bytes and rows takes on disk, its
+/// reserve included; measured.
+pub(super) fn fresh_size(bytes: u64, rows: u64) -> u64 {
+    2 * bytes + 96 * rows + (2 << 20)
+}
 
 /// Puts `db.new`, which is whole, in the place of `db`.
 fn swap_in_fresh(root: &Path) -> Result<()> {

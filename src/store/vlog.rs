@@ -97,8 +97,7 @@ impl Logs {
     }
 
     fn path(&self, log: u64, class: Class) -> PathBuf {
-        self.directory
-            .join(format!("{log:016x}.{}", extension(class)))
+        self.directory.join(file_name(log, class))
     }
 
     /// Appends a record; it can be read when this returns and is durable
@@ -230,6 +229,14 @@ impl Logs {
         Ok(())
     }
 
+    /// Lets the next sync fail, as on a disk that breaks.
+    #[cfg(test)]
+    pub fn pretend_broken(&self) {
+        // Nothing can be synced there.
+        let file = Arc::new(File::open("/dev/null").expect("it is always there"));
+        self.appenders[0].lock().unsynced.push((u64::MAX, file));
+    }
+
     pub fn list(&self) -> Vec<LogInfo> {
         self.known.lock().values().copied().collect()
     }
@@ -336,6 +343,11 @@ fn extension(class: Class) -> &'static str {
         Class::Hot => "hot",
         Class::Cold => "cold",
     }
+}
+
+/// The name of a log's file: its number, and its class.
+pub fn file_name(log: u64, class: Class) -> String {
+    format!("{log:016x}.{}", extension(class))
 }
 
 /// The number and class in the name of a log's file.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::{Properties, StoreDir};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -186,8 +187,7 @@ fn perform(tier: &Tier, model: &mut Model, step: &Step, number: u64) {
     }
 }
 
-fn play(steps: Vec<Step>) {
-    let store = memory();
+fn play(store: Arc<dyn Store>, steps: Vec<Step>) {
     let mut tier = open(&store);
     let mut model = Model::default();
     for step in steps {
@@ -263,12 +263,24 @@ proptest! {
 
     #[test]
     fn content_equals_a_model(steps in prop::collection::vec(step(), 1..60)) {
-        play(steps);
+        play(memory(), steps);
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn content_on_a_disk_equals_a_model(steps in prop::collection::vec(step(), 1..30)) {
+        let home = tempfile::TempDir::new().unwrap();
+        let properties = Properties {
+            inline_max: INLINE as u32,
+            log_size: 64 << 10,
+            ..Properties::default()
+        };
+        let directory = StoreDir::create(&home.path().join("store"), &properties).unwrap();
+        play(directory.store(), steps);
+    }
 
     #[test]
     fn power_cuts_leave_a_state_between_operations(

@@ -1,0 +1,98 @@
+//! A store written once by format 1: it must be readable for ever.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::store::database::files_below;
+
+/// The files of the golden store, each compressed by itself.
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/store-1")
+}
+
+/// Row `at` of the golden store: its table, key and the value that it owns.
+fn content(at: u64) -> (Table, Vec<u8>, Vec<u8>) {
+    let table = Table::ALL[at as usize % 8];
+    (
+        table,
+        noise(at, 8 + at as usize),
+        noise(at, at as usize * 13),
+    )
+}
+
+const ROWS: u64 = 32;
+const MODEL: &[u8] = b"a model of nothing";
+
+#[test]
+#[ignore = "writes the golden store of a new format"]
+fn write_golden() {
+    let (_home, directory) = fresh();
+    let store = directory.store();
+    directory.put_model(MODEL).unwrap();
+    let mut batch = Batch::default();
+    for at in 0..ROWS {
+        let (table, key, payload) = content(at);
+        let class = [Class::Hot, Class::Cold][at as usize % 2];
+        let mut row = Vec::new();
+        let value = store.append(class, table, &key, &payload).unwrap();
+        value.encode(&mut row);
+        batch.put(table, key, row);
+    }
+    store.commit(batch).unwrap();
+    let path = directory.path().to_owned();
+    drop((store, directory));
+    std::fs::remove_file(path.join("lock")).unwrap();
+    for file in files_below(&path).unwrap() {
+        let name = file.strip_prefix(&path).unwrap();
+        let packed = zstd::encode_all(std::fs::File::open(&file).unwrap(), 19).unwrap();
+        let target = golden().join(format!("{}.zst", name.display()));
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::write(target, packed).unwrap();
+    }
+}
+
+#[test]
+fn the_golden_store_of_format_1_is_read() {
+    let home = TempDir::new().unwrap();
+    for file in files_below(&golden()).unwrap() {
+        let name = file.strip_prefix(golden()).unwrap().with_extension("");
+        let name = match file.extension().and_then(|e| e.to_str()) {
+            Some("zst") => name,
+            _ => panic!("{} is not of the golden store", file.display()),
+        };
+        let plain = zstd::decode_all(std::fs::File::open(&file).unwrap()).unwrap();
+        let target = home.path().join(name);
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::write(target, plain).unwrap();
+    }
+    for access in [Access::Read, Access::Write, Access::Write] {
+        let directory = StoreDir::open(home.path(), access).unwrap();
+        assert_eq!(directory.superblock().format, 1);
+        assert_eq!(directory.properties(), &properties());
+        assert_eq!(directory.model(&blake3::hash(MODEL)).unwrap(), MODEL);
+        let store = directory.store();
+        assert_eq!(rows(&*store).unwrap().len() as u64, ROWS);
+        let mut walked = 0;
+        for info in store.logs().unwrap() {
+            let lost = store.walk_log(info.log, &mut |record| {
+                let ValueRef::Log { len, .. } = record.value else {
+                    panic!("{record:?}");
+                };
+                let (table, key, payload) = content(u64::from(len) / 13);
+                assert_eq!((record.owner_table, record.owner_key), (table, key));
+                assert_eq!(store.value(&record.value).unwrap(), payload);
+                walked += 1;
+                Ok(())
+            });
+            assert_eq!(lost.unwrap(), 0);
+        }
+        // All but the five that are short enough for their rows.
+        assert_eq!(walked, ROWS - 5);
+        for at in 0..ROWS {
+            let (table, key, payload) = content(at);
+            let row = store.get(table, &key).unwrap().unwrap();
+            let value = ValueRef::decode(&row).unwrap();
+            assert_eq!(store.value(&value).unwrap(), payload);
+        }
+    }
+}
