@@ -25,6 +25,7 @@ const READ_AHEAD_KB: u32 = 1024;
 ///
 /// Dropping it unmounts lazily: the mount point is free at once and the
 /// session ends when the last file is closed.
+#[derive(Debug)]
 pub struct Session {
     dir: PathBuf,
     /// `major:minor` that the kernel gave the mount.
@@ -33,7 +34,7 @@ pub struct Session {
 }
 
 /// Set once, when the session is over.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct End {
     outcome: Mutex<Option<Result<(), String>>>,
     over: Condvar,
@@ -184,13 +185,14 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<()> {
 fn check_mount_point(dir: &Path, source: &str) -> Result<PathBuf> {
     let shown = dir.display();
     let other = |text: String| Err(Error::Other(text));
+    let dead = || {
+        other(format!(
+            "what was mounted on {shown} has died: run `umount -l {shown}` and mount again"
+        ))
+    };
     let metadata = match std::fs::metadata(dir) {
         Ok(metadata) => metadata,
-        Err(error) if table::is_dead(&error) => {
-            return other(format!(
-                "what was mounted on {shown} has died: run `umount -l {shown}` and mount again"
-            ));
-        }
+        Err(error) if table::is_dead(&error) => return dead(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return other(format!(
                 "the mount point {shown} does not exist: create it, or mount with --create"
@@ -203,6 +205,14 @@ fn check_mount_point(dir: &Path, source: &str) -> Result<PathBuf> {
     }
     let dir = std::fs::canonicalize(dir).map_err(Error::io(format!("looking at {shown}")))?;
     if let Some(mount) = table::mounted_on(&dir)? {
+        // The kernel may remember the attributes of a root whose daemon is
+        // gone, but not its entries.
+        if mount.fstype == table::FSTYPE
+            && let Err(error) = std::fs::read_dir(&dir)
+            && table::is_dead(&error)
+        {
+            return dead();
+        }
         return other(format!(
             "{shown} is in use: {} ({}) is mounted there; unmount it first",
             mount.source, mount.fstype

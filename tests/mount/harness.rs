@@ -42,7 +42,7 @@ pub struct Mount {
 }
 
 /// Why this machine cannot mount, if so.
-fn obstacle() -> Option<String> {
+pub fn obstacle() -> Option<String> {
     if let Err(error) = std::fs::File::options()
         .read(true)
         .write(true)
@@ -94,16 +94,26 @@ impl Mount {
         let disk = (place == Place::Disk).then(|| tempfile::tempdir().unwrap());
         let store = Arc::new(match &disk {
             None => Tricky::new(None, Arc::new(MemoryStore::new(2048))),
-            Some(dir) => {
-                let path = dir.path().join("store");
-                Tricky::on(StoreDir::create(&path, &Properties::default()).unwrap())
-            }
+            Some(dir) => Tricky::create(&dir.path().join("store")),
         });
-        let tier = open_tier(&store, place, false);
-        Volume::format(&tier, 0, 0).unwrap();
-        tier.close().unwrap();
+        format(&store, place);
         let dir = tempfile::tempdir().unwrap();
         Some(Self::over(store, disk, dir, options))
+    }
+
+    /// Tries to mount a new volume on a directory of somebody else.
+    pub fn in_memory_on(dir: &Path) -> Result<Session> {
+        let store = Arc::new(Tricky::new(None, Arc::new(MemoryStore::new(2048))));
+        format(&store, Place::Memory);
+        let options = MountOptions::default();
+        let volume = Volume::open(open_tier(&store, Place::Memory, false), options.volume)?;
+        laconicfs::mount::mount(volume, dir, &options)
+    }
+
+    /// Mounts the volume of the store `disk/store` on `dir`.
+    pub fn of(disk: tempfile::TempDir, dir: tempfile::TempDir, options: &str) -> Mount {
+        let store = Arc::new(Tricky::open(&disk.path().join("store")));
+        Self::over(store, Some(disk), dir, options)
     }
 
     fn over(
@@ -179,8 +189,7 @@ impl Mount {
             None => store,
             Some(disk) => {
                 drop(store);
-                let path = disk.path().join("store");
-                Arc::new(Tricky::on(StoreDir::open(&path, Access::Write).unwrap()))
+                Arc::new(Tricky::open(&disk.path().join("store")))
             }
         };
         Self::over(store, disk, dir, options)
@@ -196,6 +205,33 @@ pub struct Left {
     store: Arc<Tricky>,
     disk: Option<tempfile::TempDir>,
     pub dir: tempfile::TempDir,
+}
+
+fn format(store: &Arc<Tricky>, place: Place) {
+    let tier = open_tier(store, place, false);
+    Volume::format(&tier, 0, 0).unwrap();
+    tier.close().unwrap();
+}
+
+/// Serves the volume of `store`, which is made if need be, on `dir` until
+/// somebody unmounts it.
+pub fn serve(store: &Path, dir: &Path, list: &str) {
+    let tricky = Arc::new(if store.exists() {
+        Tricky::open(store)
+    } else {
+        let tricky = Arc::new(Tricky::create(store));
+        format(&tricky, Place::Disk);
+        drop(tricky);
+        Tricky::open(store)
+    });
+    let mut options = MountOptions::default();
+    options.parse(list).unwrap();
+    let tier = open_tier(&tricky, Place::Disk, options.volume.read_only);
+    let volume = Volume::open(Arc::clone(&tier), options.volume).unwrap();
+    let session = laconicfs::mount::mount(Arc::clone(&volume), dir, &options).unwrap();
+    session.wait().unwrap();
+    volume.close().unwrap();
+    tier.close().unwrap();
 }
 
 fn open_tier(store: &Arc<Tricky>, place: Place, read_only: bool) -> Arc<Tier> {
@@ -288,6 +324,14 @@ impl Tricky {
             panic: AtomicBool::new(false),
             full: AtomicBool::new(false),
         }
+    }
+
+    fn create(path: &Path) -> Self {
+        Self::on(StoreDir::create(path, &Properties::default()).unwrap())
+    }
+
+    fn open(path: &Path) -> Self {
+        Self::on(StoreDir::open(path, Access::Write).unwrap())
     }
 
     fn on(dir: StoreDir) -> Self {

@@ -4,6 +4,7 @@
 //! passes.
 
 mod harness;
+mod killed;
 mod lifecycle;
 mod posix;
 mod programs;

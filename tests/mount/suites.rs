@@ -5,8 +5,9 @@ use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{DEFAULT, Mount, Place, THROUGH, have, skip};
+use crate::harness::{DEFAULT, Mount, THROUGH, have, skip};
 
 /// A group that always goes with the user nobody, by its name here.
 fn nobodys_group() -> Option<&'static str> {
@@ -66,43 +67,63 @@ fn pjdfstest() {
     mount.unmount();
 }
 
+/// Every operation that fsx knows, over a few chunks.
+const FSX: &str = "\
+flen = 600000
+[opsize]
+max = 150000
+[weights]
+close_open = 1
+invalidate = 1
+mapread = 4
+mapwrite = 4
+read = 4
+write = 8
+truncate = 2
+fsync = 0.5
+fdatasync = 0.5
+posix_fallocate = 1
+punch_hole = 2
+sendfile = 1
+posix_fadvise = 1
+copy_file_range = 2
+";
+
 #[test]
-fn fsx() {
+fn fsx_finds_its_bytes_while_they_are_coded_and_forgotten() {
     if !have("fsx") {
         return;
     }
-    for options in [DEFAULT, THROUGH] {
+    let mut config = tempfile::NamedTempFile::new().unwrap();
+    config.write_all(FSX.as_bytes()).unwrap();
+    let operations = std::env::var("LACONICFS_FSX").unwrap_or("2000".into());
+    for (seed, options) in [("1", DEFAULT), ("2", THROUGH)] {
         let Some(mount) = Mount::fresh(options) else {
             return;
         };
-        for seed in ["1", "2"] {
+        let over = AtomicBool::new(false);
+        let output = std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    mount.drain();
+                }
+            });
             let output = Command::new("fsx")
-                .args(["-S", seed, "-N", "3000"])
+                .args(["-S", seed, "-N", &operations, "-f"])
+                .arg(config.path())
+                .arg("-P")
+                .arg(std::env::temp_dir())
                 .arg(mount.path("file"))
-                .output()
-                .unwrap();
-            assert!(
-                output.status.success(),
-                "seed {seed}, {options}:\n{}\n{}",
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
+                .output();
+            over.store(true, Ordering::Relaxed);
+            output.unwrap()
+        });
+        assert!(
+            output.status.success(),
+            "seed {seed}, {options}:\n{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         mount.unmount();
     }
-}
-
-/// For work by hand: a new volume on disk, mounted on `$LACONICFS_DIR` with
-/// `$LACONICFS_OPTIONS` until somebody unmounts it.
-#[test]
-#[ignore = "waits for somebody to unmount"]
-fn serve() {
-    let dir = std::env::var("LACONICFS_DIR").expect("LACONICFS_DIR must name the mount point");
-    let options = std::env::var("LACONICFS_OPTIONS").unwrap_or(DEFAULT.into());
-    let Some(mount) = Mount::fresh_in(Place::Disk, &options) else {
-        return;
-    };
-    let session = mount.mount_on(dir.as_ref()).unwrap();
-    session.wait().unwrap();
-    mount.unmount();
 }

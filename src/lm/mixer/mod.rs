@@ -56,8 +56,8 @@ use tables::{LIMIT, hash, squash, stretch};
 /// The most lanes of a chunk.
 pub const MAX_LANES: usize = 64;
 
-/// Learning rate of the weights, in 1/16 of 1/256.
-const RATE: i32 = 28;
+/// Learning rate of the weights without a model and beside one; 1.0 is 4096.
+const RATES: [i32; 2] = [36, 24];
 /// Learning rate of the final mixer: 2^-9.
 const LAST_SHIFT: u32 = 18;
 /// Learning rates of maps: 2^-6 and so on.
@@ -350,7 +350,7 @@ impl Mixer {
                 let step =
                     i64::from(target - p_mixed) * i64::from(sums[k]) + (1 << (LAST_SHIFT - 1));
                 last[k] = last[k].wrapping_add((step >> LAST_SHIFT) as i32);
-                let error = (((target - squash(sums[k])) * RATE) >> 8).clamp(-32767, 32767);
+                let error = (((target - squash(sums[k])) * RATES[usize::from(F::LIVE)]) >> 8).clamp(-32767, 32767);
                 let row = &mut learned.rows[rows[k]].0;
                 for j in 0..INPUTS {
                     let step = (i32::from(inputs[j]) * error + 0x4000) >> 15;
