@@ -15,7 +15,7 @@ const MAGIC: &[u8; 8] = b"LACONICM";
 const VERSION: u32 = 1;
 /// Sections begin at a multiple of this.
 const ALIGN: usize = 64;
-/// Bytes of the hash at the end.
+/// Bytes of the check at the end, and of a model's hash.
 const HASH: usize = 32;
 /// Most bytes of the header, and of a `tokenizer.json`.
 const MAX_HEADER: usize = 1 << 20;
@@ -415,8 +415,7 @@ impl Model {
             .and_then(|d| d.take(MAX_TOKENIZER).read_to_end(&mut tokenizer))
             .map_err(|e| refuse(format!("its tokenizer cannot be unpacked ({e})")))?;
 
-        let mut hash = [0; HASH];
-        hash.copy_from_slice(&bytes[bytes.len() - HASH..]);
+        let hash = *blake3::hash(&bytes).as_bytes();
         Ok(Model {
             embed_scales: r.numbers("embed.scales", shape.vocab, |n| {
                 Some(u32::from_le_bytes(n)).filter(|&s| s < 1 << 23)
