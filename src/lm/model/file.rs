@@ -440,8 +440,7 @@ impl Model {
         })
     }
 
-    /// BLAKE3 of the file without its last 32 bytes, which hold it: the name
-    /// of the model.
+    /// BLAKE3 of the whole file: the name of the model.
     pub fn hash(&self) -> [u8; HASH] {
         self.hash
     }
