@@ -50,8 +50,9 @@ impl Adapter {
 
     /// Agrees with the kernel on how to work together.
     pub fn agree(&mut self, config: &mut KernelConfig) {
+        // Not `FUSE_ATOMIC_O_TRUNC`: with it the kernel has O_RDONLY | O_TRUNC
+        // empty a program that is running before it answers ETXTBSY.
         let mut wanted = vec![
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,

@@ -307,6 +307,25 @@ fn opening_truncates_and_lengths_change() {
 }
 
 #[test]
+fn a_program_that_runs_is_not_emptied() {
+    both(|mount| {
+        let path = mount.path("sleep");
+        fs::copy("/bin/sleep", &path).unwrap();
+        let len = fs::metadata(&path).unwrap().len();
+        let mut child = std::process::Command::new(&path).arg("60").spawn().unwrap();
+        // std knows no such combination.
+        let opened = sys::open(&path, libc::O_RDONLY | libc::O_TRUNC);
+        assert_eq!(errno(opened.map(drop)), libc::ETXTBSY);
+        mount.forget();
+        assert_eq!(fs::metadata(&path).unwrap().len(), len);
+        assert_eq!(fs::read(&path).unwrap(), fs::read("/bin/sleep").unwrap());
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    });
+}
+
+#[test]
 fn direct_io_and_cached_io_see_the_same_bytes() {
     both(|mount| {
         let path = mount.path("a");

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -14,6 +14,19 @@ fn c(path: &Path) -> CString {
 fn done(result: libc::c_int) -> io::Result<()> {
     match result {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+pub fn open(path: &Path, flags: i32) -> io::Result<File> {
+    let path = c(path);
+    // SAFETY: a C string that lives across the call.
+    let fd = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) };
+    match fd {
+        0.. => {
+            // SAFETY: just opened, and owned by nobody else.
+            Ok(unsafe { File::from_raw_fd(fd) })
+        }
         _ => Err(io::Error::last_os_error()),
     }
 }
