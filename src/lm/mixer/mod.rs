@@ -190,6 +190,8 @@ impl Mixer {
         code
     }
 
+    /// One token. The loops run over several arrays at once, by index.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn decide<F: Foresight>(
         &mut self,
@@ -350,7 +352,8 @@ impl Mixer {
                 let step =
                     i64::from(target - p_mixed) * i64::from(sums[k]) + (1 << (LAST_SHIFT - 1));
                 last[k] = last[k].wrapping_add((step >> LAST_SHIFT) as i32);
-                let error = (((target - squash(sums[k])) * RATES[usize::from(F::LIVE)]) >> 8).clamp(-32767, 32767);
+                let error = (((target - squash(sums[k])) * RATES[usize::from(F::LIVE)]) >> 8)
+                    .clamp(-32767, 32767);
                 let row = &mut learned.rows[rows[k]].0;
                 for j in 0..INPUTS {
                     let step = (i32::from(inputs[j]) * error + 0x4000) >> 15;
