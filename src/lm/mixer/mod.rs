@@ -255,7 +255,7 @@ impl Mixer {
             for j in 0..CONTEXTS {
                 let v = nodes[j].0[node & 15];
                 let (p, n) = (stretch(u32::from(v >> 4)), v & 15);
-                let cell = (n as i32 * 32 + ((p * 7 >> 11) + 16)) as u16;
+                let cell = (n as i32 * 32 + (((p * 7) >> 11) + 16)) as u16;
                 cells[j] = cell;
                 let meant = stretch(u32::from(learned.maps[j][usize::from(cell) % CELLS] >> 4));
                 known += usize::from(n > 0);
