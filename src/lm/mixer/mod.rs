@@ -190,6 +190,8 @@ impl Mixer {
         code
     }
 
+    /// One token. The loops run over several arrays at once, by index.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn decide<F: Foresight>(
         &mut self,
@@ -253,7 +255,7 @@ impl Mixer {
             for j in 0..CONTEXTS {
                 let v = nodes[j].0[node & 15];
                 let (p, n) = (stretch(u32::from(v >> 4)), v & 15);
-                let cell = (n as i32 * 32 + ((p * 7 >> 11) + 16)) as u16;
+                let cell = (n as i32 * 32 + (((p * 7) >> 11) + 16)) as u16;
                 cells[j] = cell;
                 let meant = stretch(u32::from(learned.maps[j][usize::from(cell) % CELLS] >> 4));
                 known += usize::from(n > 0);
@@ -350,7 +352,8 @@ impl Mixer {
                 let step =
                     i64::from(target - p_mixed) * i64::from(sums[k]) + (1 << (LAST_SHIFT - 1));
                 last[k] = last[k].wrapping_add((step >> LAST_SHIFT) as i32);
-                let error = (((target - squash(sums[k])) * RATES[usize::from(F::LIVE)]) >> 8).clamp(-32767, 32767);
+                let error = (((target - squash(sums[k])) * RATES[usize::from(F::LIVE)]) >> 8)
+                    .clamp(-32767, 32767);
                 let row = &mut learned.rows[rows[k]].0;
                 for j in 0..INPUTS {
                     let step = (i32::from(inputs[j]) * error + 0x4000) >> 15;
