@@ -17,6 +17,8 @@ use crate::kernel::{
 const ROWS: usize = 64;
 /// Rows of which the head's sums are kept at once.
 const HEAD_ROWS: usize = 32;
+/// The most bytes of keys and values of a state.
+const MAX_CACHE: usize = 4 << 30;
 /// The most lanes of a state.
 pub const MAX_LANES: usize = ROWS;
 
@@ -78,9 +80,18 @@ impl State {
         if lanes == 0 || lanes > MAX_LANES {
             return Err(Error::Invalid("a state has 1 to 64 lanes"));
         }
-        let weights = model.weights(kernel.packing());
         let s = model.shape();
+        // below 2^43 by the limits of a shape
         let slots = s.layers * lanes * s.kv_heads * room(s.window);
+        let bytes = 2 * slots * s.head_dim;
+        if bytes > MAX_CACHE {
+            return Err(Error::Model(format!(
+                "the keys and values of {lanes} lanes of this model would take {} MiB of memory, more than {} MiB; use fewer lanes or import it with a shorter window",
+                bytes >> 20,
+                MAX_CACHE >> 20,
+            )));
+        }
+        let weights = model.weights(kernel.packing());
         let padded = |n: usize| n.next_multiple_of(INPUTS);
         let widest = s.qkv().max(2 * s.hidden).max(s.width);
         let buffers = Buffers {
