@@ -81,8 +81,11 @@ pub struct Learned {
     pub seen: Vec<u16>,
 }
 
-/// Weights are stored in steps of 1/2048.
-const STEP: u32 = 3;
+/// Bits that the stored form drops of weights; of the probabilities that are
+/// few; of those that are many.
+const WEIGHTS: u32 = 4;
+const FEW: u32 = 0;
+const MANY: u32 = 5;
 
 impl Learned {
     /// What is known before any training.
@@ -120,19 +123,19 @@ impl Learned {
     }
 
     /// All numbers in the order of the stored form, which `number` may change;
-    /// the flag tells weights from probabilities.
-    fn visit(&mut self, number: &mut impl FnMut(i32, bool) -> i32) {
+    /// with each, how many bits of it the stored form drops.
+    fn visit(&mut self, number: &mut impl FnMut(i32, u32) -> i32) {
         for w in self.rows.iter_mut().flat_map(|r| &mut r.0) {
-            *w = number(i32::from(*w), true) as i16;
+            *w = number(i32::from(*w), WEIGHTS) as i16;
         }
         for w in self.last.iter_mut().flatten() {
-            *w = number(*w, true);
+            *w = number(*w, WEIGHTS);
         }
-        let maps = self.maps.iter_mut().flatten();
         let apms = self.apms.iter_mut().flatten().flatten();
-        let priors = self.priors.iter_mut().flatten();
-        for p in maps.chain(apms).chain(priors).chain(&mut self.seen) {
-            *p = number(i32::from(*p), false) as u16;
+        let many = apms.chain(self.priors.iter_mut().flatten());
+        let few = self.maps.iter_mut().flatten().chain(&mut self.seen);
+        for (p, dropped) in few.map(|p| (p, FEW)).chain(many.map(|p| (p, MANY))) {
+            *p = number(i32::from(*p), dropped) as u16;
         }
     }
 
@@ -146,14 +149,10 @@ impl Learned {
         });
         let mut plain = plain.into_iter();
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        self.clone().visit(&mut |v, weight| {
+        self.clone().visit(&mut |v, dropped| {
             let difference = v - plain.next().unwrap_or(0);
-            let rounded = if weight {
-                (difference + (1 << STEP >> 1)) >> STEP
-            } else {
-                difference
-            };
-            let [l, h] = (rounded as i16).to_le_bytes();
+            let rounded = (difference + ((1 << dropped) >> 1)) >> dropped;
+            let [l, h] = (rounded.clamp(-32768, 32767) as i16).to_le_bytes();
             low.push(l);
             high.push(h);
             v
@@ -176,13 +175,13 @@ impl Learned {
             .zip(high)
             .map(|(&l, &h)| i32::from(i16::from_le_bytes([l, h])));
         *self = Learned::untrained();
-        self.visit(&mut |v, weight| {
-            let difference = stored.next().unwrap_or(0);
-            v.wrapping_add(if weight {
-                difference << STEP
+        self.visit(&mut |v, dropped| {
+            let v = v + (stored.next().unwrap_or(0) << dropped);
+            if dropped == WEIGHTS {
+                v
             } else {
-                difference
-            })
+                v.clamp(0, 65535)
+            }
         });
         Some(rest)
     }
