@@ -39,6 +39,7 @@ use std::sync::Arc;
 
 pub use foresight::{Blind, Cdf, Foresight, Way};
 pub use learned::{LEVELS, Learned, MixerStart};
+pub(super) use mix::{Room, collect, put_head, take_head};
 pub use mix::{decode_mix, encode_mix};
 
 use super::coder::BitCoder;

@@ -133,6 +133,11 @@ impl State {
         self.active = self.lanes;
     }
 
+    /// The most lanes that it can take.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
     pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
