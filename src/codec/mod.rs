@@ -5,6 +5,8 @@
 //! nor what they hash to: whoever keeps the frame keeps both.
 
 mod probe;
+#[cfg(test)]
+mod tests;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};

@@ -1,0 +1,141 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MODEL: &[u8] = include_bytes!("../../tests/golden/model-v1.model");
+
+/// A codec with a small model that knows nothing.
+fn codec() -> Codec {
+    let model = Model::parse(MODEL.to_vec()).unwrap();
+    // Its mixer section is not one.
+    let model = Model::parse(model.with_mixer_start(None).unwrap()).unwrap();
+    Codec::with_models(vec![Arc::new(model)]).unwrap()
+}
+
+fn text(len: usize) -> Vec<u8> {
+    let line = |i: usize| format!("{i}: the {} of the {}\n", i * i % 91, i % 13);
+    (0..).flat_map(|i| line(i).into_bytes()).take(len).collect()
+}
+
+fn kinds() -> impl Iterator<Item = Option<Kind>> {
+    std::iter::once(None).chain(Kind::ALL.map(Some))
+}
+
+#[test]
+fn every_kind_returns_every_byte() {
+    let codec = codec();
+    let odd: [Vec<u8>; 8] = [
+        Vec::new(),
+        vec![0],
+        vec![0xff],
+        b"\xc3\x28 \xa0\xa1 caf\xc3\xa9 \xf0\x9f".to_vec(),
+        vec![0; 40_000],
+        (0..=255).cycle().take(3000).collect(),
+        text(20_000),
+        [text(500), vec![0; 500], (0..=255).collect()].concat(),
+    ];
+    for plain in &odd {
+        for kind in kinds() {
+            let frame = codec.encode_as(kind, plain).unwrap();
+            assert_eq!(
+                &codec.decode(&frame, plain.len()).unwrap(),
+                plain,
+                "{kind:?}"
+            );
+            assert_eq!(frame, codec.encode_as(kind, plain).unwrap(), "{kind:?}");
+        }
+        let cold = codec.encode_cold(plain).unwrap();
+        assert!(cold.len() <= plain.len() + 1);
+        assert_eq!(
+            &codec.decode(&codec.encode_hot(plain), plain.len()).unwrap(),
+            plain
+        );
+    }
+}
+
+#[test]
+fn chunks_of_a_model_that_is_not_here_say_so() {
+    for kind in [Kind::Mix, Kind::Lm] {
+        let frame = codec().encode_as(Some(kind), b"some text").unwrap();
+        let error = Codec::default().decode(&frame, 9).unwrap_err();
+        assert!(matches!(error, Error::Model(_)), "{error}");
+        let error = Codec::default().encode_as(Some(kind), b"text").unwrap_err();
+        assert!(matches!(error, Error::Model(_)), "{error}");
+    }
+    let model = codec().model().unwrap().clone();
+    assert!(Codec::with_models(vec![model.clone(), model]).is_err());
+}
+
+#[test]
+fn newer_frames_are_refused() {
+    for first in [0x10, 0x13, 0x04, 0x0f, 0xf0] {
+        let error = codec().decode(&[first, 1, 2, 3, 4, 5, 6], 3).unwrap_err();
+        assert!(matches!(error, Error::NewerFormat { .. }), "{error}");
+    }
+    assert!(codec().decode(&[], 0).is_err());
+}
+
+/// Frames of version 0 as they were written first, by name of the kind.
+#[test]
+fn golden_frames_decode_for_ever() {
+    let codec = codec();
+    let plain = text(5000);
+    for kind in Kind::ALL {
+        let frame = std::fs::read(golden(kind)).unwrap();
+        assert_eq!(Kind::of(&frame).unwrap(), kind);
+        assert_eq!(
+            codec.decode(&frame, plain.len()).unwrap(),
+            plain,
+            "{kind:?}"
+        );
+    }
+}
+
+fn golden(kind: Kind) -> std::path::PathBuf {
+    let name = format!(
+        "tests/golden/frame-v0.{}",
+        format!("{kind:?}").to_lowercase()
+    );
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+#[test]
+#[ignore = "writes the golden frames of a new version"]
+fn write_golden() {
+    for kind in Kind::ALL {
+        let frame = codec().encode_as(Some(kind), &text(5000)).unwrap();
+        std::fs::write(golden(kind), frame).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_bytes_round_trip(plain in prop::collection::vec(any::<u8>(), 0..3000)) {
+        let codec = codec();
+        for kind in kinds() {
+            let frame = codec.encode_as(kind, &plain).unwrap();
+            prop_assert_eq!(&codec.decode(&frame, plain.len()).unwrap(), &plain);
+        }
+    }
+
+    /// An error, or as many bytes as were asked for: the caller's hash tells.
+    #[test]
+    fn garbage_ends_in_an_error_or_in_time(
+        mut garbage in prop::collection::vec(any::<u8>(), 0..200),
+        at in 0..200usize,
+        kind in 0..4usize,
+        len in 0..5000usize,
+    ) {
+        let codec = codec();
+        let mut frame = codec.encode_as(Some(Kind::ALL[kind]), &text(len)).unwrap();
+        let at = at.min(frame.len() - 1);
+        let head = frame.split_off(at);
+        garbage.iter_mut().zip(&head).for_each(|(g, h)| *g = (*g & 3) ^ h);
+        frame.extend(&garbage);
+        if let Ok(plain) = codec.decode(&frame, len) {
+            prop_assert_eq!(plain.len(), len);
+        }
+    }
+}
