@@ -7,8 +7,8 @@
 //! | [`mount`] | the FUSE adapter: requests to and from the volume |
 //! | [`volume`] | POSIX: inodes, names, ranges, xattrs; runs without FUSE |
 //! | [`tier`] | chunks: write buffer, commits, hot tier, drain, cache, readahead |
-//! | [`codec`] | raw, zstd, lm; the choice between them; the chunk frame |
-//! | [`lm`] | tokenizer, integer transformer, entropy coder, lanes |
+//! | [`codec`] | raw, zstd, mix, lm; the choice between them; the chunk frame |
+//! | [`lm`] | vocabulary, integer transformer, mixer, entropy coder, lanes |
 //! | [`kernel`] | the integer arithmetic, scalar and SIMD |
 //! | [`store`] | atomic key-value batches and value logs |
 //!

@@ -131,8 +131,8 @@ def save(weights, shape, folder, dtype, tokenizer):
     os.makedirs(folder, exist_ok=True)
     config = dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", **shape, hidden_act="silu", rms_norm_eps=EPSILON,
                   rope_theta=ROPE_BASE, max_position_embeddings=CONTEXT, tie_word_embeddings=True, attention_bias=False,
-                  attention_dropout=0.0, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=0,
-                  layer_types=["sliding_attention"] * shape["num_hidden_layers"], bos_token_id=188, eos_token_id=188,
+                  attention_dropout=0.0, use_sliding_window=False, sliding_window=None,
+                  max_window_layers=shape["num_hidden_layers"], bos_token_id=188, eos_token_id=188,
                   torch_dtype=str(dtype).split(".")[1])
     tensors = {"model." + name: w.detach().to("cpu", dtype).contiguous() for name, w in weights.items()}
     save_file(tensors, f"{folder}/model.safetensors.new", metadata={"format": "pt"})

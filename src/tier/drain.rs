@@ -129,7 +129,7 @@ impl Shared {
         let frame = self.codec.encode_cold(plain)?;
         // The codec has compared already. Where it is cheap, once more from
         // outside, against the name that every reader will compare with.
-        if Kind::of(&frame)? != Kind::Lm {
+        if matches!(Kind::of(&frame)?, Kind::Raw | Kind::Zstd) {
             let decoded = self.codec.decode(&frame, plain.len())?;
             if ChunkId::of(&decoded) != *name {
                 return Err(Error::Corrupt("the new coding decodes wrongly".into()));
