@@ -243,6 +243,14 @@ fn replace<T>(
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<T>,
 ) -> Result<(T, u64)> {
     let failed = || format!("writing {}", path.display());
+    // The rename below would put a file in the place of a device such as
+    // /dev/null, or of what /dev/stdout links to.
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(failure(
+            Exit::Failure,
+            format!("{} is not a regular file: name another", path.display()),
+        ));
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
