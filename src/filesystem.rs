@@ -32,6 +32,8 @@ pub struct Settings {
     pub cache_bytes: usize,
     pub quiet: Duration,
     pub drain_threads: usize,
+    /// Read a store whose database does not match its seal. Read-only.
+    pub salvage: bool,
 }
 
 impl Default for Settings {
@@ -42,6 +44,7 @@ impl Default for Settings {
             cache_bytes: tier.cache_bytes,
             quiet: tier.quiet,
             drain_threads: tier.drain_threads,
+            salvage: false,
         }
     }
 }
@@ -113,10 +116,11 @@ impl FileSystem {
 
     /// Opens the store at `path`, takes its lock, and starts its threads.
     pub fn open(path: &Path, settings: &Settings) -> Result<Arc<FileSystem>> {
-        let read_only = settings.volume.read_only;
-        let access = match read_only {
-            true => Access::Read,
-            false => Access::Write,
+        let read_only = settings.volume.read_only || settings.salvage;
+        let access = match (settings.salvage, read_only) {
+            (true, _) => Access::Salvage,
+            (false, true) => Access::Read,
+            (false, false) => Access::Write,
         };
         let dir = StoreDir::open(path, access)?;
         let (codec, model) = codec(&dir)?;

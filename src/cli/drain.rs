@@ -8,7 +8,8 @@ use clap::Args;
 use super::locate::{self, Found};
 use super::{progress, report};
 use crate::control::Ask;
-use crate::filesystem::{FileSystem, Settings};
+use crate::filesystem::{FileSystem, Report, Settings};
+use crate::mount;
 use crate::tier::DrainProgress;
 
 #[derive(Args)]
@@ -31,6 +32,11 @@ pub struct DrainArgs {
 pub fn run(args: &DrainArgs, json: bool) -> Result<()> {
     let done = match locate::find(&args.path)? {
         Found::Open(mut open) => {
+            let report: Report = open.ask_for(Ask::Stat)?;
+            if let Some(mounted) = report.mounted {
+                // What the kernel still holds is to be coded as well.
+                mount::flush(&mounted.dir)?;
+            }
             let bar = progress::bytes("coding", 0);
             let mut last = DrainProgress::default();
             open.ask(Ask::Drain, &mut |value| {

@@ -131,6 +131,7 @@ fn settings(args: &MountArgs, options: &MountOptions) -> Settings {
         volume: options.volume,
         cache_bytes: usize::try_from(args.cache).unwrap_or(usize::MAX),
         quiet: Duration::from_secs(args.quiet),
+        salvage: options.salvage,
         ..Settings::default()
     };
     if let Some(threads) = args.drain_threads {

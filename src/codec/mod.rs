@@ -117,7 +117,7 @@ impl Codec {
     /// A frame of this kind, or the smallest of all kinds.
     ///
     /// [`Error::Model`] where the kind needs a model and there is none. A
-    /// chunk that zstd cannot shrink comes back raw.
+    /// chunk that the kind cannot shrink comes back raw.
     pub fn encode_as(&self, kind: Option<Kind>, plain: &[u8]) -> Result<Vec<u8>> {
         match kind {
             None => self.choose(plain),
@@ -127,7 +127,11 @@ impl Codec {
                 let coder = self.coders.first().ok_or_else(|| {
                     Error::Model("this codec needs a model, and there is none here".into())
                 })?;
-                encode_modelled(coder, kind, plain)
+                let modelled = encode_modelled(coder, kind, plain)?;
+                Ok(match modelled.len() <= plain.len() {
+                    true => modelled,
+                    false => frame(Kind::Raw, &[plain]),
+                })
             }
         }
     }

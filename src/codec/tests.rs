@@ -56,8 +56,8 @@ fn every_kind_returns_every_byte() {
 #[test]
 fn chunks_of_a_model_that_is_not_here_say_so() {
     for kind in [Kind::Mix, Kind::Lm] {
-        let frame = codec().encode_as(Some(kind), b"some text").unwrap();
-        let error = Codec::default().decode(&frame, 9).unwrap_err();
+        let frame = codec().encode_as(Some(kind), &text(900)).unwrap();
+        let error = Codec::default().decode(&frame, 900).unwrap_err();
         assert!(matches!(error, Error::Model(_)), "{error}");
         let error = Codec::default().encode_as(Some(kind), b"text").unwrap_err();
         assert!(matches!(error, Error::Model(_)), "{error}");

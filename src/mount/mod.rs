@@ -20,4 +20,4 @@ mod writers;
 pub use errno::errno;
 pub use options::MountOptions;
 pub use session::{Session, mount, unmount};
-pub use table::{FSTYPE, Mounted, holding, mounted_on, resolve};
+pub use table::{FSTYPE, Mounted, flush, holding, mounted_on, resolve};

@@ -10,6 +10,8 @@ use crate::volume::{self, Atime};
 pub struct MountOptions {
     /// Options that the volume itself honours; open it with these.
     pub volume: volume::Options,
+    /// Read a store whose database does not match its seal; implies read-only.
+    pub salvage: bool,
     /// Shown as the device by mount(8): the path of the store.
     pub source: String,
     /// Let other users than the one who mounts reach the files.
@@ -31,6 +33,7 @@ impl Default for MountOptions {
     fn default() -> Self {
         Self {
             volume: volume::Options::default(),
+            salvage: false,
             source: "laconicfs".into(),
             allow_other: false,
             default_permissions: true,
@@ -57,6 +60,10 @@ impl MountOptions {
         match option {
             "ro" => self.volume.read_only = true,
             "rw" => self.volume.read_only = false,
+            "salvage" => {
+                self.salvage = true;
+                self.volume.read_only = true;
+            }
             "noatime" => self.volume.atime = Atime::Never,
             "relatime" | "atime" => self.volume.atime = Atime::Relative,
             "strictatime" => self.volume.atime = Atime::Always,
@@ -164,6 +171,12 @@ mod tests {
         assert!(!options.writeback_cache);
         assert_eq!(options.volume.atime, Atime::Relative);
         assert!(!parsed("suid,dev,exec,users").unwrap().exec);
+    }
+
+    #[test]
+    fn salvaging_is_read_only() {
+        let options = parsed("salvage").unwrap();
+        assert!(options.salvage && options.volume.read_only);
     }
 
     #[test]

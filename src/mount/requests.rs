@@ -457,7 +457,7 @@ impl Filesystem for Adapter {
             reply.statfs(
                 stat.blocks,
                 stat.free,
-                stat.free,
+                stat.available,
                 stat.files + stat.files_free,
                 stat.files_free,
                 stat.block_size,

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -133,6 +134,18 @@ fn umount2(dir: &Path, lazy: bool) -> io::Result<()> {
     match unsafe { libc::umount2(path.as_ptr(), flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has the kernel hand over everything that it still holds for the files on
+/// the mount at `dir`: syncfs(2).
+pub fn flush(dir: &Path) -> Result<()> {
+    let context = || Error::io(format!("flushing {}", dir.display()));
+    let open = std::fs::File::open(dir).map_err(context())?;
+    // SAFETY: the descriptor is open during the call, which touches no memory.
+    match unsafe { libc::syncfs(open.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(context()(io::Error::last_os_error())),
     }
 }
 

@@ -528,7 +528,7 @@ impl Reserve {
                     return Ok(());
                 }
                 Ok(false) => {
-                    let (available, _) = durable::disk_space(directory)?;
+                    let (available, ..) = durable::disk_space(directory)?;
                     return match available >= need {
                         true => Ok(()),
                         false => Err(Error::NoSpace),

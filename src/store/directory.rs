@@ -133,6 +133,12 @@ impl Superblock {
         if start.magic != MAGIC {
             return Err(not_a_store("its superblock is that of something else"));
         }
+        if start.format == 0 {
+            return Err(Error::Corrupt(format!(
+                "the superblock of {} names no format",
+                path.display()
+            )));
+        }
         if start.format > FORMAT {
             return Err(Error::NewerFormat {
                 what: format!("the store {}", path.display()),

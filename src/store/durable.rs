@@ -87,9 +87,9 @@ pub fn set_aside(file: &File, offset: u64, len: u64) -> io::Result<bool> {
     }
 }
 
-/// Bytes available to this process, and the size, of the file system that
-/// holds `path`.
-pub fn disk_space(path: &Path) -> Result<(u64, u64)> {
+/// Bytes available to this process, bytes free, and the size of the file
+/// system that holds `path`.
+pub fn disk_space(path: &Path) -> Result<(u64, u64, u64)> {
     use std::os::unix::ffi::OsStrExt;
     let name = std::ffi::CString::new(path.as_os_str().as_bytes())
         .map_err(|_| Error::Invalid("a path with a zero byte"))?;
@@ -100,6 +100,7 @@ pub fn disk_space(path: &Path) -> Result<(u64, u64)> {
     match unsafe { libc::statvfs64(name.as_ptr(), &mut found) } {
         0 => Ok((
             found.f_bavail * found.f_frsize,
+            found.f_bfree * found.f_frsize,
             found.f_blocks * found.f_frsize,
         )),
         _ => Err(Error::io(format!("looking at {}", path.display()))(

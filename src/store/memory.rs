@@ -187,6 +187,7 @@ impl Store for MemoryStore {
             logs: state.logs.values().map(|log| log.bytes).sum(),
             other: 0,
             available: 1 << 40,
+            free: 1 << 40,
             capacity: 1 << 40,
         })
     }

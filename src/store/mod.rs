@@ -166,6 +166,8 @@ pub struct Space {
     pub other: u64,
     /// Bytes that the disk has left for this store (statvfs `f_bavail`).
     pub available: u64,
+    /// Free bytes of the disk, those that only root may take included.
+    pub free: u64,
     /// Size of the disk.
     pub capacity: u64,
 }

@@ -212,7 +212,7 @@ impl Store for SledStore {
     }
 
     fn space(&self) -> Result<Space> {
-        let (available, capacity) = durable::disk_space(&self.root)?;
+        let (available, free, capacity) = durable::disk_space(&self.root)?;
         let database = blocks_below(&self.root.join("db"))?;
         let logs = blocks_below(&self.root.join("logs"))?;
         let all = blocks_below(&self.root)?;
@@ -222,6 +222,7 @@ impl Store for SledStore {
             // What vanished between these looks is nobody's.
             other: all.saturating_sub(database + logs),
             available,
+            free,
             capacity,
         })
     }
@@ -354,7 +355,7 @@ fn refresh(root: &Path, database: &Database) -> Result<bool> {
     if size < REFRESH_RATIO * expected.max(1) || size < 2 * last {
         return Ok(false);
     }
-    let (available, _) = durable::disk_space(root)?;
+    let (available, ..) = durable::disk_space(root)?;
     if available < 2 * expected + REFRESH_MIN {
         log::info!("too little space to copy the database, which is larger than it need be");
         return Ok(false);

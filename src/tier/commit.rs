@@ -18,7 +18,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Space on the disk that writes leave alone, so that deleting still works:
 /// the database needs room to record it, and the store keeps some for itself.
+/// A small disk keeps this share of itself.
 const RESERVE: u64 = 32 << 20;
+const RESERVE_SHARE: u64 = 16;
 
 /// How old a figure of the free space may be.
 const SPACE_AGE: Duration = Duration::from_millis(500);
@@ -111,7 +113,7 @@ impl Shared {
 
     /// Whether writes would leave too little space for anything else.
     pub(super) fn is_tight(&self, state: &mut State) -> bool {
-        let tight = |state: &State| state.space.available < RESERVE + state.waiting_bytes() as u64;
+        let tight = |state: &State| state.room() < state.waiting_bytes() as u64;
         if tight(state) && state.space_taken.elapsed() > SPACE_AGE {
             // Believe it only when it is fresh: space may have been freed.
             let space = self.look_at_space();
@@ -420,8 +422,13 @@ impl Shared {
         for (name, plain) in frozen.fresh {
             self.cache.insert(name, plain);
         }
-        let old = self.state.lock().space_taken.elapsed() > SPACE_AGE;
-        let space = old.then(|| self.look_at_space());
+        let look = {
+            let state = self.state.lock();
+            // Where one more write buffer would not fit, every commit counts.
+            let near = state.room() < 2 * self.options.dirty_bytes as u64;
+            near || state.space_taken.elapsed() > SPACE_AGE
+        };
+        let space = look.then(|| self.look_at_space());
         let mut state = self.state.lock();
         state.frozen = None;
         state.inflight.clear();
@@ -485,6 +492,12 @@ impl Shared {
 }
 
 impl State {
+    /// Bytes that writes may still take.
+    fn room(&self) -> u64 {
+        let reserve = RESERVE.min(self.space.capacity / RESERVE_SHARE);
+        self.space.available.saturating_sub(reserve)
+    }
+
     fn set_space(&mut self, space: Option<Space>) {
         self.space_taken = Instant::now();
         self.space = space.unwrap_or(self.space);

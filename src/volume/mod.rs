@@ -146,7 +146,8 @@ impl Volume {
         Ok(StatFs {
             block_size: block as u32,
             blocks: space.capacity / block,
-            free: space.available / block,
+            free: space.free / block,
+            available: space.available / block,
             files,
             // Inode numbers never run out; rows take space as chunks do.
             files_free: space.available / 512,

@@ -235,6 +235,8 @@ pub struct StatFs {
     pub blocks: u64,
     /// What the disk has left; chunks take less of it than they are long.
     pub free: u64,
+    /// The part of it that is not kept for root.
+    pub available: u64,
     /// Inodes in use, and how many more there may be.
     pub files: u64,
     pub files_free: u64,
