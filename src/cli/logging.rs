@@ -16,6 +16,8 @@ const NAME: &str = "log";
 /// A log that has become longer than this is put aside.
 const LONGEST: u64 = 1 << 20;
 
+/// What is logged of sled is of no use to a reader: its errors come back to us,
+/// and we say them.
 fn builder(default: &str) -> env_logger::Builder {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or(VARIABLE, default))
 }
@@ -23,14 +25,16 @@ fn builder(default: &str) -> env_logger::Builder {
 /// Logs to standard error.
 pub fn to_stderr() {
     // Fails only if there is a logger already.
-    let _ = builder("warn,fuser=error").try_init();
+    let _ = builder("warn,fuser=error,sled=off").try_init();
 }
 
 /// Logs to the file of this store; panics too.
 pub fn to_file(store: &Path) -> io::Result<()> {
     let log = RotatingFile::open(path(store))?;
     let target = env_logger::Target::Pipe(Box::new(log));
-    let _ = builder("info,fuser=error").target(target).try_init();
+    let _ = builder("info,fuser=error,sled=off")
+        .target(target)
+        .try_init();
     std::panic::set_hook(Box::new(|info| log::error!("{info}")));
     Ok(())
 }

@@ -177,6 +177,12 @@ impl StoreDir {
         // Everybody's files are in it, whoever may read them.
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => check_empty(path)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Error::Other(format!(
+                    "the folder that {} shall lie in does not exist: make it first",
+                    path.display()
+                )));
+            }
             made => made.map_err(Error::io(format!("creating {}", path.display())))?,
         }
         let path = absolute(path)?;
