@@ -178,10 +178,8 @@ impl StoreDir {
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => check_empty(path)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(Error::Other(format!(
-                    "the folder that {} shall lie in does not exist: make it first",
-                    path.display()
-                )));
+                let context = format!("creating {} (make its parent first)", path.display());
+                return Err(Error::io(context)(error));
             }
             made => made.map_err(Error::io(format!("creating {}", path.display())))?,
         }
