@@ -62,11 +62,6 @@ impl Kind {
             other => Err(newer(other, Kind::Lm as u8)),
         }
     }
-
-    /// Whether frames of this kind need a model's vocabulary.
-    fn needs_model(self) -> bool {
-        matches!(self, Kind::Mix | Kind::Lm)
-    }
 }
 
 /// Encodes and decodes chunks. Shared by all threads.
@@ -200,7 +195,6 @@ fn name_of(coder: &ChunkCoder) -> [u8; MODEL_NAME] {
 }
 
 fn encode_modelled(coder: &ChunkCoder, kind: Kind, plain: &[u8]) -> Result<Vec<u8>> {
-    debug_assert!(kind.needs_model());
     let payload = coder.encode(plain, kind == Kind::Lm)?;
     Ok(frame(kind, &[&name_of(coder), &payload]))
 }

@@ -52,7 +52,7 @@ impl ChunkCoder {
             Some(bytes) => MixerStart::from_bytes(bytes)?,
             None => MixerStart::untrained(),
         };
-        let keep = std::thread::available_parallelism().map_or(1, usize::from);
+        let keep = crate::parallel::available();
         Ok(Self {
             model,
             vocabulary,

@@ -35,7 +35,7 @@ pub(super) struct Adapter {
 
 impl Adapter {
     pub fn new(volume: Arc<Volume>, writeback: bool, writers: Arc<Writers>) -> Result<Self> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let processors = crate::parallel::available();
         let pool = |name, threads| Pool::new(name, threads).map_err(Error::io("starting a thread"));
         Ok(Self {
             now: volume.now(),

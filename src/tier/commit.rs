@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::codec::Kind;
 use crate::error::{Error, Result};
+use crate::parallel;
 use crate::store::{Batch, ChunkId, Class, Space, Table, ValueRef};
 
 use super::overlay::Layer;
@@ -518,22 +519,8 @@ struct Touched {
 
 /// `each` of the items, in their order, by several threads when that pays.
 fn in_parallel<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    if threads == 1 || items.len() < 8 {
-        return items.iter().map(each).collect();
+    match items.len() < 8 {
+        true => items.iter().map(each).collect(),
+        false => parallel::map(parallel::available(), items, each),
     }
-    let each = &each;
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = items
-            .chunks(items.len().div_ceil(threads))
-            .map(|part| scope.spawn(move || part.iter().map(each).collect::<Vec<_>>()))
-            .collect();
-        parts
-            .into_iter()
-            .flat_map(|part| match part.join() {
-                Ok(results) => results,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect()
-    })
 }

@@ -388,7 +388,7 @@ impl<'scope, 'env> Leader<'scope, 'env> {
     fn give(&mut self, job: Job) {
         if self.coders == 0 {
             let wanted = match self.shared.options.drain_threads {
-                0 => std::thread::available_parallelism().map_or(1, usize::from),
+                0 => crate::parallel::available(),
                 threads => threads,
             };
             for _ in 0..wanted {

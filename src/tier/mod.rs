@@ -83,7 +83,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = crate::parallel::available();
         Self {
             chunk_size: 64 << 10,
             cache_bytes: 256 << 20,
