@@ -36,6 +36,7 @@ pub(super) struct Adapter {
 impl Adapter {
     pub fn new(volume: Arc<Volume>, writeback: bool, writers: Arc<Writers>) -> Result<Self> {
         let processors = crate::parallel::available();
+        let volume = volume.counting();
         let pool = |name, threads| Pool::new(name, threads).map_err(Error::io("starting a thread"));
         Ok(Self {
             now: volume.now(),

@@ -78,9 +78,8 @@ impl Asked {
     /// what happened.
     pub fn errno(&self, error: &Error) -> Errno {
         match errno(error) {
-            // The kernel found this inode under a name that has been given to
-            // another one since, by a rename say. `ESTALE` makes it look again;
-            // `ENOENT` would reach a program whose file is there all the time.
+            // What the kernel knows lives, so this is for those who come by a
+            // handle kept from an earlier mount: `ESTALE` is what they expect.
             Errno::ENOENT if !self.by_name => Errno::ESTALE,
             Errno::EIO => {
                 log::error!("{self}: {error}");
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_inode_makes_the_kernel_look_again_and_a_missing_name_does_not() {
+    fn a_missing_inode_is_stale_and_a_missing_name_is_not_there() {
         let inode = Asked::of("open", 5).errno(&Error::NotFound);
         assert_eq!(inode.code(), libc::ESTALE);
         let name = Asked::name("unlink", 5).errno(&Error::NotFound);

@@ -24,7 +24,7 @@ use super::flags::{
 };
 use super::pool::guard;
 use crate::error::{Error, Result};
-use crate::volume::{self, Caller, Seek, SetAttr, Volume, XattrFlags};
+use crate::volume::{self, Caller, Entry, Seek, SetAttr, Volume, XattrFlags};
 
 /// How long the kernel keeps names: we see every change, and it does too.
 const ENTRY_TTL: Duration = Duration::from_secs(3600);
@@ -59,7 +59,7 @@ fn caller(request: &Request) -> Caller {
 }
 
 fn send_entry(reply: ReplyEntry, attr: volume::Attr) {
-    reply.entry_with_ttls(&ENTRY_TTL, &ATTR_TTL, &file_attr(&attr), GENERATION);
+    reply.entry_with_ttls(&ATTR_TTL, &ENTRY_TTL, &file_attr(&attr), GENERATION);
 }
 
 fn send_attr(reply: ReplyAttr, attr: volume::Attr) {
@@ -76,12 +76,14 @@ fn send_xattr(reply: ReplyXattr, size: u32, value: Vec<u8>) {
     }
 }
 
-/// Adds entries behind `cookie` until `add` says that there is no room.
-/// An error counts only while nothing was added: the kernel asks again.
+/// Adds entries behind `cookie` until `add` says that there is no room; what
+/// was read and not added goes to `unused`. An error counts only while nothing
+/// was added: the kernel asks again.
 fn fill<E>(
     mut cookie: u64,
     read: impl Fn(u64) -> Result<Vec<E>>,
-    mut add: impl FnMut(E) -> (u64, bool),
+    mut add: impl FnMut(&E) -> (u64, bool),
+    unused: impl Fn(&E),
 ) -> Result<()> {
     let mut added = false;
     loop {
@@ -91,9 +93,10 @@ fn fill<E>(
             Err(_) if added => return Ok(()),
             Err(error) => return Err(error),
         };
-        for entry in entries {
+        for (at, entry) in entries.iter().enumerate() {
             let (next, full) = add(entry);
             if full {
+                entries[at..].iter().for_each(unused);
                 return Ok(());
             }
             cookie = next;
@@ -108,9 +111,12 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    // Inodes live by their names and by being open; what the kernel merely
-    // remembers does not count.
-    fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
+    // Batches of these come here one by one.
+    fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
+        guard(Asked::of("forget", ino.0), || {
+            self.volume.forget(ino.0, lookups);
+        });
+    }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (parent.0, name.as_bytes().to_vec());
@@ -391,12 +397,13 @@ impl Filesystem for Adapter {
     ) {
         fn list(volume: &Volume, ino: u64, cookie: u64, reply: &mut ReplyDirectory) -> Result<()> {
             let read = |cookie| volume.read_dir(ino, cookie, DIRENTS);
-            fill(cookie, read, |entry| {
+            let add = |entry: &Entry| {
                 let kind = file_type(entry.file_type);
                 let name = OsStr::from_bytes(&entry.name);
                 let full = reply.add(INodeNo(entry.ino), entry.cookie, kind, name);
                 (entry.cookie, full)
-            })
+            };
+            fill(cookie, read, add, |_| ())
         }
         self.list(Asked::of("readdir", ino.0), offset, reply, list, |reply| {
             reply.ok();
@@ -418,16 +425,22 @@ impl Filesystem for Adapter {
             reply: &mut ReplyDirectoryPlus,
         ) -> Result<()> {
             let read = |cookie| volume.read_dir_plus(ino, cookie, DIRENTS);
-            fill(cookie, read, |(entry, attr)| {
+            let add = |(entry, attr): &(Entry, volume::Attr)| {
                 let full = reply.add(
                     INodeNo(entry.ino),
                     entry.cookie,
                     OsStr::from_bytes(&entry.name),
                     &ATTR_TTL,
-                    &file_attr(&attr),
+                    &file_attr(attr),
                     GENERATION,
                 );
                 (entry.cookie, full)
+            };
+            fill(cookie, read, add, |(entry, _)| {
+                // The kernel never hears of these lookups.
+                if !matches!(&*entry.name, b"." | b"..") {
+                    volume.forget(entry.ino, 1);
+                }
             })
         }
         self.list(Asked::of("readdir", ino.0), offset, reply, list, |reply| {

@@ -158,15 +158,15 @@ impl Volume {
         self.look(|change| {
             let dir = change.dir(parent)?;
             let ino = match name {
-                b"." => return Ok(self.core.attr(parent, &dir)),
+                b"." => return Ok(self.answer(parent, &dir)),
                 b".." => dir.parent,
                 _ => {
                     let entry = change.find(parent, name)?.ok_or(Error::NotFound)?;
                     let inode = change.entry_inode(&entry)?;
-                    return Ok(self.core.attr(entry.ino, &inode));
+                    return Ok(self.answer(entry.ino, &inode));
                 }
             };
-            Ok(self.core.attr(ino, &change.inode(ino)?))
+            Ok(self.answer(ino, &change.inode(ino)?))
         })
     }
 
@@ -177,7 +177,7 @@ impl Volume {
                 return Err(Error::Exists);
             }
             let (ino, inode) = change.make(parent, name, new)?;
-            Ok(self.core.attr(ino, &inode))
+            Ok(self.answer(ino, &inode))
         })
     }
 
@@ -245,7 +245,7 @@ impl Volume {
                 false => flags,
             };
             let inode = change.open(ino, inode, flags)?;
-            Ok((self.core.attr(ino, &inode), made))
+            Ok((self.answer(ino, &inode), made))
         })
     }
 
@@ -313,7 +313,7 @@ impl Volume {
             inode.ctime = change.now;
             change.put(ino, &inode)?;
             change.add_entry(parent, name, ino, inode.file_type)?;
-            Ok(self.core.attr(ino, &inode))
+            Ok(self.answer(ino, &inode))
         })
     }
 

@@ -1,4 +1,4 @@
-//! Giving back the space of inodes that have no name and are not open.
+//! Giving back the space of inodes that have no name and that nobody holds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,8 +73,8 @@ impl Reaper {
 }
 
 impl Core {
-    /// Has the space of an inode given back if it still is without name and
-    /// handle by then.
+    /// Has the space of an inode given back if it still is without a name and
+    /// not held by then.
     pub fn reap_later(&self, ino: u64) {
         if let Some(sender) = &*self.reaper.lock() {
             // Only a thread that ended does not listen; its rows wait.

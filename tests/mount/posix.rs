@@ -7,7 +7,7 @@ use std::os::unix::fs::{
     FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink,
 };
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::harness::{DEFAULT, Mount, THROUGH, have, run, text};
 use crate::sys;
@@ -263,33 +263,50 @@ fn two_processes_append_whole_lines() {
     });
 }
 
+/// Each file that is replaced loses its only name, while readers stand between
+/// finding the name and opening it: they get the old file or the new one.
 #[test]
 fn a_file_replaced_by_rename_is_always_there_and_whole() {
     both(|mount| {
-        let (target, fresh) = (mount.path("doc"), mount.path("doc.tmp"));
-        fs::write(&target, text(0, 20_000)).unwrap();
-        let over = AtomicBool::new(false);
+        let target = mount.path("doc");
+        // The number of the version, and that many bytes more.
+        let version = |n: u32| {
+            let mut bytes = n.to_le_bytes().to_vec();
+            bytes.resize(4 + n as usize % 5000, n as u8);
+            bytes
+        };
+        fs::write(&target, version(0)).unwrap();
+        let (over, seen) = (AtomicBool::new(false), AtomicU32::new(0));
         std::thread::scope(|threads| {
-            for _ in 0..2 {
+            for _ in 0..3 {
                 threads.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
-                        let seen = match fs::read(&target) {
-                            // Replaced twice between the look at the name and
-                            // the open: docs/mounting.md tells of it.
-                            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
-                            seen => seen.unwrap(),
-                        };
-                        let whole = (0..200).any(|n| seen == text(n, 20_000));
-                        assert!(whole, "{} bytes of a file half written", seen.len());
+                        let read = fs::read(&target).unwrap();
+                        let n = u32::from_le_bytes(*read.first_chunk().unwrap());
+                        assert!(read == version(n), "half of version {n}");
+                        assert_eq!(fs::metadata(&target).unwrap().nlink(), 1);
+                        seen.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
-            for n in 0..200 {
-                fs::write(&fresh, text(n, 20_000)).unwrap();
-                fs::rename(&fresh, &target).unwrap();
-            }
+            let writers: Vec<_> = (0..2)
+                .map(|writer| {
+                    let (mount, target) = (&mount, &target);
+                    threads.spawn(move || {
+                        let fresh = mount.path(&format!("fresh {writer}"));
+                        for n in (writer..3000).step_by(2) {
+                            fs::write(&fresh, version(n)).unwrap();
+                            fs::rename(&fresh, target).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            let written: Vec<_> = writers.into_iter().map(|w| w.join()).collect();
             over.store(true, Ordering::Relaxed);
+            written.into_iter().for_each(|result| result.unwrap());
         });
+        assert!(seen.into_inner() > 0);
+        assert_eq!(fs::read_dir(mount.root()).unwrap().count(), 1);
     });
 }
 
