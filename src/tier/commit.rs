@@ -11,7 +11,7 @@ use crate::parallel;
 use crate::store::{Batch, ChunkId, Class, Space, Table, ValueRef};
 
 use super::overlay::Layer;
-use super::rows::{self, ChunkRow, Counters, RUN};
+use super::rows::{self, ChunkRow, Counters, run_of};
 use super::{Health, Plain, Shared, State};
 
 /// How long a commit that found no space waits before it is tried again.
@@ -181,24 +181,24 @@ impl Shared {
         drop(hashed);
         // `dirty` is sorted, so the chunks of a run follow each other.
         let mut changed = Vec::new();
-        let same_run =
-            |a: &((u64, u64), _), b: &((u64, u64), _)| (a.0.0, a.0.1 / RUN) == (b.0.0, b.0.1 / RUN);
+        let same_run = |a: &((u64, u64), _), b: &((u64, u64), _)| {
+            (a.0.0, run_of(a.0.1)) == (b.0.0, run_of(b.0.1))
+        };
         for chunks in names.chunk_by(same_run) {
             let ((ino, first), _) = chunks[0]; // `chunk_by` yields no empty ones
             let mut run = self.run_row(state, ino, first)?;
-            let number = u32::try_from(first / RUN).map_err(|_| Error::FileTooBig)?;
             let mut refs = Vec::new();
             for ((_, index), name) in chunks {
                 let before = run.set(*index, Some(*name));
                 refs.push((*name, 1));
                 refs.extend(before.map(|before| (before, -1)));
             }
-            changed.push((rows::run_key(ino, number), run.encode(), refs));
+            changed.push((rows::run_key(ino, run_of(first)), run.encode(), refs));
         }
         // Nothing fails from here on.
         for (key, row, refs) in changed {
             let layer = &mut state.pending;
-            layer.set(Table::Cmap, key.to_vec(), Some(Some(row)));
+            layer.set(Table::Cmap, key, Some(Some(row)));
             for (name, change) in refs {
                 layer.add_refs(name, change);
             }
