@@ -24,7 +24,7 @@ use super::flags::{
 };
 use super::pool::guard;
 use crate::error::{Error, Result};
-use crate::volume::{self, Caller, Entry, Seek, SetAttr, Volume, XattrFlags};
+use crate::volume::{self, Caller, Entry, Mode, Seek, SetAttr, Volume, XattrFlags, is_acl};
 
 /// How long the kernel keeps names: we see every change, and it does too.
 const ENTRY_TTL: Duration = Duration::from_secs(3600);
@@ -56,6 +56,21 @@ fn caller(request: &Request) -> Caller {
         uid: request.uid(),
         gid: request.gid(),
     }
+}
+
+/// The groups of a caller who is not root: its own, and as the system knows
+/// them while it waits for the answer.
+fn groups(request: &Request) -> Option<Vec<u32>> {
+    if request.uid() == 0 {
+        return None;
+    }
+    let mut groups = vec![request.gid()];
+    if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", request.pid())) {
+        let others = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+        let others = others.unwrap_or_default().split_ascii_whitespace();
+        groups.extend(others.filter_map(|group| group.parse::<u32>().ok()));
+    }
+    Some(groups)
 }
 
 fn send_entry(reply: ReplyEntry, attr: volume::Attr) {
@@ -189,12 +204,13 @@ impl Filesystem for Adapter {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        mode: u32,
-        _: u32,
+        bits: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        let mode = Mode { bits, umask };
         let op = move |volume: &Volume| volume.make_node(parent.0, &name, mode, rdev, caller);
         let asked = Asked::name("mknod", parent.0);
         self.serve(&self.waiters, asked, reply, op, send_entry);
@@ -205,11 +221,12 @@ impl Filesystem for Adapter {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        mode: u32,
-        _: u32,
+        bits: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        let mode = Mode { bits, umask };
         let op = move |volume: &Volume| volume.make_dir(parent.0, &name, mode, caller);
         let asked = Asked::name("mkdir", parent.0);
         self.serve(&self.waiters, asked, reply, op, send_entry);
@@ -287,13 +304,14 @@ impl Filesystem for Adapter {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        mode: u32,
-        _: u32,
+        bits: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let open = open_flags(flags, drops_suid(request));
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        let mode = Mode { bits, umask };
         let op = move |volume: &Volume| volume.create(parent.0, &name, mode, open, caller);
         let writers = Arc::clone(&self.writers);
         let asked = Asked::name("create", parent.0);
@@ -351,7 +369,7 @@ impl Filesystem for Adapter {
                     let op = move |volume: &Volume| volume.write_file(ino.0, offset, &data, flags);
                     self.wait(asked, reply, op, move |reply, _| reply.written(len));
                 }
-                Err(error) => reply.error(asked.errno(&error)),
+                Err(error) => reply.error(self.reporter.errno(asked, error)),
             }
         });
     }
@@ -482,7 +500,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -493,14 +511,25 @@ impl Filesystem for Adapter {
         let Some(flags) = XattrFlags::from_bits(flags as u32) else {
             return reply.error(Errno::EINVAL);
         };
-        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        let op = move |volume: &Volume| volume.set_xattr(ino.0, &name, &value, flags);
         let asked = Asked::of("setxattr", ino.0);
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        if is_acl(&name) {
+            if !self.lists {
+                return reply.error(Errno::EOPNOTSUPP);
+            }
+            let groups = groups(request);
+            let op = move |volume: &Volume| volume.set_acl(ino.0, &name, &value, groups.as_deref());
+            return self.serve(&self.waiters, asked, reply, op, |reply, ()| reply.ok());
+        }
+        let op = move |volume: &Volume| volume.set_xattr(ino.0, &name, &value, flags);
         self.serve(&self.waiters, asked, reply, op, |reply, ()| reply.ok());
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.as_bytes().to_vec();
+        if is_acl(&name) && !self.lists {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
         let op = move |volume: &Volume| volume.xattr(ino.0, &name);
         let asked = Asked::of("getxattr", ino.0);
         self.serve(&self.waiters, asked, reply, op, move |reply, value| {
@@ -559,6 +588,7 @@ impl Filesystem for Adapter {
             return self.serve(&self.waiters, asked, reply, op, send);
         }
         let (volume, writers) = (Arc::clone(&self.volume), Arc::clone(&self.writers));
+        let reporter = Arc::clone(&self.reporter);
         self.flusher.submit(asked, move || {
             if let Err(error) = writers.collect(ino.0) {
                 log::warn!("{asked}: collecting the kernel's pages: {error}");
@@ -566,7 +596,7 @@ impl Filesystem for Adapter {
             }
             match volume.seek(ino.0, offset, seek) {
                 Ok(at) => send(reply, at),
-                Err(error) => reply.error(asked.errno(&error)),
+                Err(error) => reply.error(reporter.errno(asked, error)),
             }
         });
     }

@@ -105,11 +105,7 @@ pub fn mount(volume: Arc<Volume>, dir: &Path, options: &MountOptions) -> Result<
     let dir = check_mount_point(dir, &options.source)?;
     check_device()?;
     let writers = Arc::new(Writers::default());
-    let adapter = Adapter::new(
-        Arc::clone(&volume),
-        options.writeback_cache,
-        Arc::clone(&writers),
-    )?;
+    let adapter = Adapter::new(Arc::clone(&volume), options, Arc::clone(&writers))?;
     let fuse = fuser::Session::new(adapter, &dir, &options.config())
         .map_err(|error| refused(&dir, error))?;
     writers.set_notifier(fuse.notifier());

@@ -137,7 +137,7 @@ impl Volume {
                 inode.gid = set.gid.unwrap_or(inode.gid);
             }
             if let Some(mode) = set.mode {
-                inode.mode = mode & 0o7777;
+                change.set_mode(ino, &mut inode, mode)?;
             }
             let time = |time: Option<SetTime>, old| match time {
                 None => old,

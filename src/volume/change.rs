@@ -36,10 +36,24 @@ impl Core {
 
 impl Volume {
     /// An operation that may change something. `f` may run several times.
-    pub(super) fn change<T>(&self, f: impl FnMut(&mut Change<'_, '_>) -> Result<T>) -> Result<T> {
-        match self.core.options.read_only {
-            true => Err(Error::ReadOnly),
-            false => self.look(f),
+    pub(super) fn change<T>(
+        &self,
+        mut f: impl FnMut(&mut Change<'_, '_>) -> Result<T>,
+    ) -> Result<T> {
+        if self.core.options.read_only {
+            return Err(Error::ReadOnly);
+        }
+        match self.look(&mut f) {
+            // What was just deleted may not have been given back yet.
+            Err(Error::NoSpace) if !self.waits => Err(Error::WouldBlock),
+            Err(Error::NoSpace) => {
+                self.core.wait_for_reaper();
+                match self.core.tier.make_space() {
+                    true => self.look(f),
+                    false => Err(Error::NoSpace),
+                }
+            }
+            result => result,
         }
     }
 

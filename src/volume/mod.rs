@@ -19,6 +19,7 @@
 //! Methods that say that they wait always do so there too. Rows are read where
 //! an operation needs them, from memory or from the store.
 
+mod acl;
 mod attributes;
 mod change;
 mod check;
@@ -26,6 +27,7 @@ mod content;
 mod directory;
 mod handles;
 mod names;
+mod paths;
 mod reaper;
 mod rows;
 #[cfg(test)]
@@ -48,10 +50,11 @@ use handles::Held;
 use reaper::{Queue, Reaper};
 use rows::{Counters, Inode};
 
+pub use acl::is_acl;
 pub use types::{
-    AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, NAME_MAX, OpenFlags, Options,
-    ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags, XATTR_MAX,
-    XattrFlags,
+    AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, Mode, NAME_MAX, OpenFlags,
+    Options, ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags,
+    XATTR_MAX, XattrFlags,
 };
 
 /// A mounted or mountable volume. Shared by all threads.
@@ -73,6 +76,8 @@ struct Core {
     options: Options,
     /// Inodes with handles or lookups.
     held: Mutex<HashMap<u64, Held>>,
+    /// The last name that was searched for.
+    placed: Mutex<Option<paths::Place>>,
     reaper: Queue,
 }
 
@@ -109,6 +114,7 @@ impl Volume {
             tier,
             options,
             held: Mutex::default(),
+            placed: Mutex::default(),
             reaper: Mutex::default(),
         });
         let reaper = Reaper::start(core.clone())?;

@@ -10,7 +10,7 @@ const DEEPEST: usize = 1 << 24;
 /// What to make.
 struct New<'a> {
     file_type: FileType,
-    mode: u32,
+    mode: Mode,
     rdev: u32,
     target: &'a [u8],
     caller: Caller,
@@ -21,7 +21,8 @@ impl Change<'_, '_> {
     fn make(&mut self, parent: u64, name: &[u8], new: &New<'_>) -> Result<(u64, Inode)> {
         let dir = self.dir_to_change(parent, false)?;
         let Caller { uid, gid } = new.caller;
-        let mut inode = Inode::new(new.file_type, new.mode, uid, gid, self.now);
+        let (mode, lists) = self.inherit(parent, &dir, new.file_type, new.mode)?;
+        let mut inode = Inode::new(new.file_type, mode, uid, gid, self.now);
         inode.rdev = new.rdev;
         inode.target = new.target.to_vec();
         inode.size = new.target.len() as u64;
@@ -35,6 +36,10 @@ impl Change<'_, '_> {
             inode.parent = parent;
         }
         let ino = self.add_inode(&inode)?;
+        if lists.iter().any(Option::is_some) {
+            self.put_inherited(ino, &mut inode, &lists)?;
+            self.put(ino, &inode)?;
+        }
         if inode.is_dir() {
             self.count_subdir(parent, 1)?;
         }
@@ -182,17 +187,17 @@ impl Volume {
     }
 
     /// Makes a regular file, FIFO, socket or device node, by the type bits of
-    /// `mode`. The umask has been applied. In a directory with set-group-id
-    /// the group is the directory's.
+    /// `mode`. In a directory with set-group-id the group is the directory's.
     pub fn make_node(
         &self,
         parent: u64,
         name: &[u8],
-        mode: u32,
+        mode: impl Into<Mode>,
         rdev: u32,
         caller: Caller,
     ) -> Result<Attr> {
-        let file_type = match FileType::from_mode(mode) {
+        let mode = mode.into();
+        let file_type = match FileType::from_mode(mode.bits) {
             Some(FileType::Directory | FileType::Symlink) | None => {
                 return Err(Error::Invalid("this type of file is not made by mknod"));
             }
@@ -215,14 +220,14 @@ impl Volume {
         &self,
         parent: u64,
         name: &[u8],
-        mode: u32,
+        mode: impl Into<Mode>,
         flags: OpenFlags,
         caller: Caller,
     ) -> Result<(Attr, bool)> {
         check_name(name)?;
         let new = New {
             file_type: FileType::Regular,
-            mode,
+            mode: mode.into(),
             rdev: 0,
             target: b"",
             caller,
@@ -249,10 +254,16 @@ impl Volume {
         })
     }
 
-    pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Result<Attr> {
+    pub fn make_dir(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: impl Into<Mode>,
+        caller: Caller,
+    ) -> Result<Attr> {
         let new = New {
             file_type: FileType::Directory,
-            mode,
+            mode: mode.into(),
             rdev: 0,
             target: b"",
             caller,
@@ -270,7 +281,7 @@ impl Volume {
         }
         let new = New {
             file_type: FileType::Symlink,
-            mode: 0o777,
+            mode: 0o777.into(),
             rdev: 0,
             target,
             caller,
