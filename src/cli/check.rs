@@ -14,7 +14,7 @@ use super::locate;
 use super::{progress, report};
 use crate::filesystem::{FileSystem, Settings};
 use crate::tier::{self, Damage};
-use crate::volume::{FileType, ROOT, Volume};
+use crate::volume::{FileType, ROOT, SNAPSHOTS, SNAPSHOTS_NAME, Volume};
 
 #[derive(Args)]
 #[command(
@@ -117,7 +117,9 @@ fn describe(damage: &Damage, names: &HashMap<u64, PathBuf>, chunk_size: u64) -> 
 /// The first path of every inode that can be reached.
 fn names(volume: &Volume) -> HashMap<u64, PathBuf> {
     let mut names = HashMap::new();
-    let mut folders = vec![(ROOT, PathBuf::from("/"))];
+    let snapshots = PathBuf::from("/").join(os_name(SNAPSHOTS_NAME));
+    // The present first, so that it gives its names to what it shares.
+    let mut folders = vec![(SNAPSHOTS, snapshots), (ROOT, PathBuf::from("/"))];
     while let Some((ino, path)) = folders.pop() {
         let mut cookie = 0;
         // A directory that cannot be read has been reported by the check.

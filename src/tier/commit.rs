@@ -187,16 +187,26 @@ impl Shared {
             let ((ino, first), _) = chunks[0]; // `chunk_by` yields no empty ones
             let mut run = self.run_row(state, ino, first)?;
             let number = u32::try_from(first / RUN).map_err(|_| Error::FileTooBig)?;
+            let key = rows::run_key(ino, number);
+            let preserved = state.to_preserve(&key, &run)?;
             let mut refs = Vec::new();
             for ((_, index), name) in chunks {
                 let before = run.set(*index, Some(*name));
                 refs.push((*name, 1));
                 refs.extend(before.map(|before| (before, -1)));
             }
-            changed.push((rows::run_key(ino, number), run.encode(), refs));
+            changed.push((key, run.encode(), refs, preserved));
         }
+        // A copy that is to be made begins here: its own row as it is now.
+        let copy_row = match &state.copy_wanted {
+            Some((_, table, key)) => Some(self.view(state).get(*table, key)?),
+            None => None,
+        };
         // Nothing fails from here on.
-        for (key, row, refs) in changed {
+        for (key, row, refs, preserved) in changed {
+            if let Some(preserved) = preserved {
+                state.preserve(preserved);
+            }
             let layer = &mut state.pending;
             layer.set(Table::Cmap, key.to_vec(), Some(Some(row)));
             for (name, change) in refs {
@@ -213,6 +223,10 @@ impl Shared {
         let layer = Arc::new(std::mem::take(&mut state.pending));
         state.frozen = Some(layer.clone());
         state.epoch += 1;
+        if let (Some((base, ..)), Some(row)) = (state.copy_wanted.take(), copy_row) {
+            state.begin_copying(base);
+            state.copy_begun = Some(row);
+        }
         Ok(Frozen {
             layer,
             epoch: state.epoch - 1,
@@ -274,6 +288,17 @@ impl Shared {
                         class: Class::Hot,
                         value: value.clone(),
                     }),
+                    (None, ..) if frozen.layer.adopted.contains_key(name) => {
+                        let adopted = frozen.layer.adopted.get(name);
+                        adopted.map(|adopted| ChunkRow {
+                            plain_len: adopted.plain_len,
+                            refs: refs_now,
+                            time: now,
+                            kind: adopted.kind,
+                            class: adopted.class,
+                            value: adopted.value.clone(),
+                        })
+                    }
                     (Some(row), ..) => Some(ChunkRow {
                         refs: refs_now,
                         ..row.clone()

@@ -43,6 +43,9 @@ impl Change<'_, '_> {
         let truncates = flags.contains(OpenFlags::TRUNCATE);
         let writes = flags.contains(OpenFlags::WRITE) || truncates;
         let appends = flags.contains(OpenFlags::APPEND) && !truncates;
+        if writes && snapshots::is_fixed(ino) {
+            return Err(Error::ReadOnly);
+        }
         if writes && inode.flags.contains(InodeFlags::IMMUTABLE)
             || writes && !appends && inode.flags.contains(InodeFlags::APPEND)
         {

@@ -27,8 +27,10 @@ mod handles;
 mod names;
 mod reaper;
 mod rows;
+mod snapshots;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod types;
 mod xattr;
 
@@ -47,6 +49,8 @@ use handles::Open;
 use reaper::{Queue, Reaper};
 use rows::{Counters, Inode};
 
+pub use snapshots::{SNAPSHOTS, SNAPSHOTS_NAME, Snapshot, check_snapshot_name};
+pub use transfer::{Incoming, Receiving, SentSnapshot};
 pub use types::{
     AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, NAME_MAX, OpenFlags, Options,
     ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags, XATTR_MAX,
@@ -70,6 +74,8 @@ struct Core {
     options: Options,
     /// Inodes with handles.
     open: Mutex<HashMap<u64, Open>>,
+    /// Held while a snapshot is made, removed or rolled back to.
+    making: Mutex<()>,
     reaper: Queue,
 }
 
@@ -86,6 +92,7 @@ impl Volume {
             let mut counters = Counters {
                 next_ino: ROOT + 1,
                 totals: Totals::default(),
+                next_space: 0,
             };
             counters.count(&root, 1);
             op.put(Table::Meta, rows::VOLUME, counters.encode())?;
@@ -106,8 +113,21 @@ impl Volume {
             tier,
             options,
             open: Mutex::default(),
+            making: Mutex::default(),
             reaper: Mutex::default(),
         });
+        let rolling = core.tier.run(|op| op.get(Table::Meta, rows::ROLL_BACK))?;
+        match (rolling, options.read_only) {
+            (None, _) => {}
+            (Some(_), false) => core.finish_roll_back(&mut |_| ())?,
+            (Some(_), true) => {
+                return Err(Error::Other(
+                    "the volume is half rolled back to a snapshot; mounting the store or \
+                     `laconicfs snapshot list` of it finishes that"
+                        .into(),
+                ));
+            }
+        }
         let reaper = Reaper::start(core.clone())?;
         Ok(Arc::new(Volume {
             core,

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::store::Table;
+use crate::tier::SPACE;
 
 use super::{Core, rows};
 
@@ -89,9 +90,10 @@ pub(super) type Queue = Mutex<Option<Sender<u64>>>;
 fn reap(core: &Core, orphans: &Receiver<u64>, closing: &AtomicBool) -> Result<()> {
     let mut left = PIECES_AT_CLOSE;
     let mut from = Vec::new();
+    core.remove_dead_snapshots(&|| !closing.load(Ordering::SeqCst))?;
     loop {
         let tier = &core.tier;
-        let page = tier.run(|op| op.scan(Table::Orphan, &from, None, PAGE))?;
+        let page = tier.run(|op| op.scan(Table::Orphan, &from, Some(&SPACE.to_be_bytes()), PAGE))?;
         for (key, _) in &page {
             reap_one(core, rows::parse_ino(key)?, closing, &mut left);
         }
