@@ -203,8 +203,14 @@ fn is_refusal(error: &Error) -> bool {
         Error::Io { source, .. } => matches!(
             source.raw_os_error(),
             Some(
-                libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL
-                    | libc::ENOSYS | libc::E2BIG | libc::ERANGE
+                libc::EPERM
+                    | libc::EACCES
+                    | libc::EOPNOTSUPP
+                    | libc::ENOTTY
+                    | libc::EINVAL
+                    | libc::ENOSYS
+                    | libc::E2BIG
+                    | libc::ERANGE
             )
         ),
         _ => false,
@@ -454,13 +460,15 @@ impl<S: Tree, T: Tree> Copier<'_, S, T> {
     fn file(&self, job: &Job<S::Dir, T::Dir>) -> Result<()> {
         let (name, meta) = (&job.name[..], &job.meta);
         let there = self.to.meta(&job.to, name)?;
-        let same_size = there.as_ref().is_some_and(|there| {
-            there.file_type == FileType::Regular && there.size == meta.size
-        });
+        let same_size = there
+            .as_ref()
+            .is_some_and(|there| there.file_type == FileType::Regular && there.size == meta.size);
         let equal = same_size
             && match self.options.checksum {
                 true => self.same(job)?,
-                false => there.as_ref().is_some_and(|there| there.mtime == meta.mtime),
+                false => there
+                    .as_ref()
+                    .is_some_and(|there| there.mtime == meta.mtime),
             };
         let flags = self.from.flags(&job.from, name)?;
         let xattrs = self.from.xattrs(&job.from, name)?;
@@ -616,9 +624,9 @@ impl<S: Tree, T: Tree> Copier<'_, S, T> {
             if self.stopped() {
                 return;
             }
-            let set = self.parent(path).and_then(|dir| {
-                self.attributes(&dir, file_name(path), path, meta, xattrs)
-            });
+            let set = self
+                .parent(path)
+                .and_then(|dir| self.attributes(&dir, file_name(path), path, meta, xattrs));
             if let Err(error) = set {
                 self.fail(path, error);
             }
@@ -665,8 +673,5 @@ impl<S: Tree, T: Tree> Copier<'_, S, T> {
 }
 
 fn is_device(meta: &Meta) -> bool {
-    matches!(
-        meta.file_type,
-        FileType::CharDevice | FileType::BlockDevice
-    )
+    matches!(meta.file_type, FileType::CharDevice | FileType::BlockDevice)
 }

@@ -17,7 +17,7 @@ pub mod stream;
 mod tests;
 mod tree;
 
-pub use copy::{CopyOptions, Copied, Failure, LeftOut, copy, measure};
+pub use copy::{Copied, CopyOptions, Failure, LeftOut, copy, measure};
 pub use plain::Plain;
 pub use receive::{CutOff, ReceiveOptions, Received, Stream};
 pub use send::{SendOptions, Sent, send};

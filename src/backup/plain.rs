@@ -170,7 +170,7 @@ impl Tree for Plain {
         let context = || failed("reading extended attributes");
         let path = &through(dir, name)[..];
         let names = sized(
-            || sys::llistxattr(path, &mut [0u8; 0][..]),
+            || sys::llistxattr_query(path),
             |buffer| sys::llistxattr(path, &mut buffer[..]),
         );
         let names = match names {
@@ -178,9 +178,12 @@ impl Tree for Plain {
             names => names.map_err(context())?,
         };
         let mut found = Vec::new();
-        for attr in names.split(|byte| *byte == 0).filter(|attr| !attr.is_empty()) {
+        for attr in names
+            .split(|byte| *byte == 0)
+            .filter(|attr| !attr.is_empty())
+        {
             let value = sized(
-                || sys::lgetxattr(path, attr, &mut [0u8; 0][..]),
+                || sys::lgetxattr_query(path, attr),
                 |buffer| sys::lgetxattr(path, attr, &mut buffer[..]),
             );
             match value {
@@ -213,7 +216,11 @@ impl Tree for Plain {
             open => open,
         };
         let file = File::from(open.map_err(failed("opening it"))?);
-        match file.metadata().map_err(Error::io("looking at it"))?.is_file() {
+        match file
+            .metadata()
+            .map_err(Error::io("looking at it"))?
+            .is_file()
+        {
             true => Ok(file),
             false => Err(Error::Invalid("it is no regular file any more")),
         }

@@ -128,7 +128,8 @@ impl<R: Read> Stream<R> {
         if *blake3::hash(&bytes).as_bytes() != hash {
             return Err(malformed());
         }
-        self.models.insert(short(&blake3::Hash::from_bytes(hash)), bytes);
+        self.models
+            .insert(short(&blake3::Hash::from_bytes(hash)), bytes);
         Ok(())
     }
 
@@ -262,7 +263,9 @@ impl<R: Read> Stream<R> {
                     // Models come with the chunks that need them.
                     (codec, models) = (Some(fs.codec_of_all_models()?), done.models);
                 }
-                codec.as_ref().map_or(Ok(()), |codec| verify(codec, &frames))?;
+                codec
+                    .as_ref()
+                    .map_or(Ok(()), |codec| verify(codec, &frames))?;
             }
             receiving.take(*table, at.table, &at.key, row.as_deref(), &frames)?;
             done.rows += 1;

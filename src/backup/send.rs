@@ -53,7 +53,10 @@ pub fn send(
         Some(name) => Some(volume.snapshot_to_send(name)?),
         None => None,
     };
-    if base.as_ref().is_some_and(|base| base.space == snapshot.space) {
+    if base
+        .as_ref()
+        .is_some_and(|base| base.space == snapshot.space)
+    {
         return Err(Error::Other("a snapshot cannot build on itself".into()));
     }
     let mut sender = Sender {
@@ -194,7 +197,10 @@ impl<W: Write> Sender<'_, W> {
                     Ordering::Less => None,
                     _ => new.next()?,
                 };
-                let key = after.as_ref().or(before.as_ref()).map(|(key, _)| key.clone());
+                let key = after
+                    .as_ref()
+                    .or(before.as_ref())
+                    .map(|(key, _)| key.clone());
                 let at = Position {
                     table: number,
                     key: key.unwrap_or_default(),
@@ -236,9 +242,7 @@ impl<W: Write> Sender<'_, W> {
     ) -> Result<bool> {
         match (table, base) {
             _ if old == new => Ok(true),
-            (Table::Xattr, Some(base)) => {
-                Ok(self.value(base, key)? == self.value(space, key)?)
-            }
+            (Table::Xattr, Some(base)) => Ok(self.value(base, key)? == self.value(space, key)?),
             _ => Ok(false),
         }
     }

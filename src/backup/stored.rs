@@ -1,14 +1,13 @@
 //! The files of a volume.
 
-use std::path::Path;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::tree::{Meta, Tree, Xattr};
 use crate::error::{Error, Result};
 use crate::volume::{
-    Attr, Caller, FileType, OpenFlags, ROOT, Seek, SetAttr, SetTime, Volume, WriteFlags,
-    XattrFlags,
+    Attr, Caller, FileType, OpenFlags, ROOT, Seek, SetAttr, SetTime, Volume, WriteFlags, XattrFlags,
 };
 
 /// Entries of a directory read at a time.
@@ -115,7 +114,9 @@ impl Tree for Stored {
     fn xattrs(&self, dir: &u64, name: &[u8]) -> Result<Vec<Xattr>> {
         let ino = self.find(*dir, name)?.ino;
         let names = self.volume.list_xattrs(ino, true)?;
-        let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        let names = names
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty());
         let mut found: Vec<Xattr> = names
             .map(|name| Ok((name.to_vec(), self.volume.xattr(ino, name)?)))
             .collect::<Result<_>>()?;
@@ -143,7 +144,10 @@ impl Tree for Stored {
             Err(Error::NoData) => return Ok(None),
             start => start?,
         };
-        Ok(Some((start, self.volume.seek(file.ino, start, Seek::Hole)?)))
+        Ok(Some((
+            start,
+            self.volume.seek(file.ino, start, Seek::Hole)?,
+        )))
     }
 
     fn make_dir(&self, dir: &u64, name: &[u8]) -> Result<()> {
@@ -162,7 +166,9 @@ impl Tree for Stored {
 
     fn write(&self, file: &OpenFile, offset: u64, bytes: &[u8]) -> Result<()> {
         let flags = WriteFlags::empty();
-        self.volume.write_file(file.ino, offset, bytes, flags).map(drop)
+        self.volume
+            .write_file(file.ino, offset, bytes, flags)
+            .map(drop)
     }
 
     fn set_size(&self, file: &OpenFile, size: u64) -> Result<()> {

@@ -91,9 +91,7 @@ impl Record {
         Ok(match self {
             Record::Begin(begin) => serde_json::to_vec(begin)
                 .map_err(|error| Error::Other(format!("writing a stream: {error}")))?,
-            Record::Model(hash, total, part) => {
-                [&hash[..], &total.to_be_bytes(), part].concat()
-            }
+            Record::Model(hash, total, part) => [&hash[..], &total.to_be_bytes(), part].concat(),
             Record::Chunk(name, plain, cold, frame) => {
                 [&name[..], &plain.to_be_bytes(), &[u8::from(*cold)], frame].concat()
             }
@@ -196,9 +194,7 @@ impl<W: Write> Writer<W> {
     pub fn end(mut self) -> Result<u64> {
         let end = Record::End(self.records);
         self.record(&end)?;
-        self.out
-            .flush()
-            .map_err(Error::io("writing the stream"))?;
+        self.out.flush().map_err(Error::io("writing the stream"))?;
         Ok(self.offset)
     }
 
@@ -256,12 +252,10 @@ impl<R: Read> Reader<R> {
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
         match self.input.read_exact(bytes) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                Err(Error::Other(format!(
-                    "the stream ends behind byte {}, before its end",
-                    self.offset
-                )))
-            }
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(Error::Other(format!(
+                "the stream ends behind byte {}, before its end",
+                self.offset
+            ))),
             read => {
                 read.map_err(Error::io("reading the stream"))?;
                 self.offset += bytes.len() as u64;

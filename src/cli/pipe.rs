@@ -67,7 +67,8 @@ impl Pipe {
                         wait_from_now_on(&pipe)?;
                         begun = true;
                     }
-                    out.write_all(&buffer[..len]).context("writing the stream")?;
+                    out.write_all(&buffer[..len])
+                        .context("writing the stream")?;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -101,9 +102,8 @@ impl Pipe {
 }
 
 fn wait_from_now_on(pipe: &File) -> Result<()> {
-    let set = sys::fcntl_getfl(pipe).and_then(|flags| {
-        sys::fcntl_setfl(pipe, flags.difference(OFlags::NONBLOCK))
-    });
+    let set = sys::fcntl_getfl(pipe)
+        .and_then(|flags| sys::fcntl_setfl(pipe, flags.difference(OFlags::NONBLOCK)));
     set.context("preparing the pipe")
 }
 

@@ -30,7 +30,10 @@ pub fn find(argument: &Path) -> Result<Place> {
             let Some(mounted) = report.mounted else {
                 return Err(failure(
                     Exit::InUse,
-                    format!("{} is being mounted or unmounted; try again", root.display()),
+                    format!(
+                        "{} is being mounted or unmounted; try again",
+                        root.display()
+                    ),
                 ));
             };
             // A folder in the mount names itself; the store its whole volume.

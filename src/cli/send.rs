@@ -86,7 +86,10 @@ pub fn send_stream(args: &SendArgs, json: bool) -> Result<()> {
     }
     let resume = match &args.resume {
         Some(token) => Some(Position::parse(token).ok_or_else(|| {
-            failure(Exit::Usage, "this is no token that `laconicfs receive` prints")
+            failure(
+                Exit::Usage,
+                "this is no token that `laconicfs receive` prints",
+            )
         })?),
         None => None,
     };
@@ -109,7 +112,9 @@ pub fn send_stream(args: &SendArgs, json: bool) -> Result<()> {
     let sent: Sent = match locate::find(&args.path)? {
         Found::Closed(store) => {
             let fs = FileSystem::open(&store, &Settings::look())?;
-            let sent = send(&fs, &options, &mut out, &mut |bytes| bar.set_position(bytes));
+            let sent = send(&fs, &options, &mut out, &mut |bytes| {
+                bar.set_position(bytes)
+            });
             fs.close()?;
             sent?
         }
@@ -120,12 +125,7 @@ pub fn send_stream(args: &SendArgs, json: bool) -> Result<()> {
                 options,
                 to: pipe.path().into(),
             };
-            beside(
-                open,
-                ask,
-                &bar,
-                |ended| pipe.copy_to(&mut out, ended),
-            )?
+            beside(open, ask, &bar, |ended| pipe.copy_to(&mut out, ended))?
         }
     };
     out.flush().context("writing the stream")?;
@@ -162,7 +162,9 @@ fn beside<T: serde::de::DeserializeOwned>(
     let ended = AtomicBool::new(false);
     let (answer, pumped) = std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
-            let answer = open.ask(ask, &mut |bytes| bar.set_position(bytes.as_u64().unwrap_or(0)));
+            let answer = open.ask(ask, &mut |bytes| {
+                bar.set_position(bytes.as_u64().unwrap_or(0))
+            });
             ended.store(true, Ordering::SeqCst);
             answer
         });
@@ -277,7 +279,10 @@ pub fn receive(args: &ReceiveArgs, json: bool) -> Result<()> {
             size(received.bytes)
         );
         text.push_str(&match received.filled {
-            true => format!("the volume shows it: laconicfs mount {} DIR\n", args.store.display()),
+            true => format!(
+                "the volume shows it: laconicfs mount {} DIR\n",
+                args.store.display()
+            ),
             false => format!(
                 "find it in .snapshots/{0} of the mount; the volume becomes it by: laconicfs \
                  snapshot rollback {1} {0}\n",

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::exit::{Exit, failure};
 use super::locate::{self, Found};
-use super::report::{self, Table, size};
 use super::progress;
+use super::report::{self, Table, size};
 use crate::control::Ask;
 use crate::filesystem::{FileSystem, Report, Settings};
 use crate::mount;
-use crate::volume::{Snapshot, SNAPSHOTS_NAME};
+use crate::volume::{SNAPSHOTS_NAME, Snapshot};
 
 #[derive(Subcommand)]
 #[command(
@@ -92,7 +92,9 @@ pub fn run(command: &SnapshotCommand, json: bool) -> Result<()> {
 
 /// A name made of the time, for those who give none.
 pub fn name_of_now() -> String {
-    jiff::ZonedDateTime::now().strftime("%Y-%m-%dT%H-%M-%S").to_string()
+    jiff::ZonedDateTime::now()
+        .strftime("%Y-%m-%dT%H-%M-%S")
+        .to_string()
 }
 
 fn create(args: &CreateArgs, json: bool) -> Result<()> {
@@ -123,7 +125,9 @@ pub fn make(path: &Path, name: &str) -> Result<Snapshot> {
             serde_json::from_value(made).context("the answer of the mount is malformed")?
         }
         Found::Closed(store) => writing(&store, |fs| {
-            let made = fs.volume().create_snapshot(name, &mut |rows| bar.set_position(rows));
+            let made = fs
+                .volume()
+                .create_snapshot(name, &mut |rows| bar.set_position(rows));
             Ok(made?)
         })?,
     };
@@ -219,10 +223,18 @@ fn roll_back(args: &RollbackArgs, json: bool) -> Result<()> {
     let bar = progress::rows("rolling back");
     let kept = writing(&store, |fs| {
         let volume = fs.volume();
-        if !volume.snapshots()?.iter().any(|known| known.name == args.name) {
+        if !volume
+            .snapshots()?
+            .iter()
+            .any(|known| known.name == args.name)
+        {
             return Err(failure(
                 Exit::Failure,
-                format!("there is no snapshot {:?} in {}", args.name, store.display()),
+                format!(
+                    "there is no snapshot {:?} in {}",
+                    args.name,
+                    store.display()
+                ),
             ));
         }
         let kept = (!args.discard).then(|| format!("before-rollback-{}", name_of_now()));
@@ -268,5 +280,7 @@ fn delete(args: &DeleteArgs, json: bool) -> Result<()> {
     let done = Deleted {
         snapshot: args.name.clone(),
     };
-    report::emit(json, &done, || format!("removed the snapshot {}\n", done.snapshot))
+    report::emit(json, &done, || {
+        format!("removed the snapshot {}\n", done.snapshot)
+    })
 }

@@ -269,7 +269,10 @@ impl Op<'_> {
     /// Removes at most `limit` rows of a space; `true` when none is left.
     pub fn remove_rows(&mut self, space: u32, limit: usize) -> Result<bool> {
         self.begin_change()?;
-        let (start, end) = (base_of(space).to_be_bytes(), base_of(space + 1).to_be_bytes());
+        let (start, end) = (
+            base_of(space).to_be_bytes(),
+            base_of(space + 1).to_be_bytes(),
+        );
         let mut left = limit;
         for table in TABLES {
             let rows = self.scan(table, &start, Some(&end), left)?;

@@ -20,7 +20,7 @@ pub struct Frame {
 /// A frame that came from elsewhere and rests in a value log, for the commit
 /// that counts the first row that names its chunk.
 #[derive(Clone, Debug)]
-pub(super) struct Adopted {
+pub struct Adopted {
     pub value: ValueRef,
     pub plain_len: u32,
     pub kind: Kind,
@@ -77,7 +77,9 @@ impl Op<'_> {
         frames: &[(ChunkId, Frame)],
     ) -> Result<()> {
         self.begin_growth()?;
-        let live = key.first_chunk().is_none_or(|ino| space_of(u64::from_be_bytes(*ino)) == 0);
+        let live = key
+            .first_chunk()
+            .is_none_or(|ino| space_of(u64::from_be_bytes(*ino)) == 0);
         if key.len() != 12 || live {
             return Err(Error::Invalid("this row is not the caller's to change"));
         }

@@ -338,7 +338,9 @@ impl Volume {
         let compare = |found: &mut Findings, what: &str, space, said| {
             let counted = totals(space).unwrap_or_default();
             if counted != said {
-                found.add(format!("the totals{what} say {said:?}, there are {counted:?}"));
+                found.add(format!(
+                    "the totals{what} say {said:?}, there are {counted:?}"
+                ));
             }
         };
         compare(found, "", 0, kept.totals);

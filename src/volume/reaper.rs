@@ -93,7 +93,8 @@ fn reap(core: &Core, orphans: &Receiver<u64>, closing: &AtomicBool) -> Result<()
     core.remove_dead_snapshots(&|| !closing.load(Ordering::SeqCst))?;
     loop {
         let tier = &core.tier;
-        let page = tier.run(|op| op.scan(Table::Orphan, &from, Some(&SPACE.to_be_bytes()), PAGE))?;
+        let page =
+            tier.run(|op| op.scan(Table::Orphan, &from, Some(&SPACE.to_be_bytes()), PAGE))?;
         for (key, _) in &page {
             reap_one(core, rows::parse_ino(key)?, closing, &mut left);
         }

@@ -434,7 +434,9 @@ impl SnapshotRow {
             .split_at_checked(len)
             .ok_or_else(|| row.damaged())?;
         let name = String::from_utf8(name.to_vec()).map_err(|_| row.damaged())?;
-        let received = rest.split_first().map(|(table, key)| (*table, key.to_vec()));
+        let received = rest
+            .split_first()
+            .map(|(table, key)| (*table, key.to_vec()));
         Ok(Self {
             state,
             created,
@@ -615,7 +617,10 @@ mod tests {
         assert_eq!(SnapshotRow::decode(&row.encode()).unwrap(), row);
         row.received = Some((3, vec![0xab, 0xcd]));
         row.state = SnapshotState::Receiving;
-        assert_eq!(hex(&row.encode()), golden.replacen("0101", "0103", 1) + "03abcd");
+        assert_eq!(
+            hex(&row.encode()),
+            golden.replacen("0101", "0103", 1) + "03abcd"
+        );
         assert_eq!(SnapshotRow::decode(&row.encode()).unwrap(), row);
         assert!(SnapshotRow::decode(&row.encode()[..50]).is_err());
         assert_eq!(hex(&snapshot_key(1)), "762e736e617073686f742e00000001");

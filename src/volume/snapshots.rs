@@ -114,9 +114,9 @@ impl Change<'_, '_> {
     /// The snapshot of a name, if it is not on its way out.
     pub(super) fn snapshot(&self, name: &str) -> Result<Option<(u32, SnapshotRow)>> {
         let rows = self.snapshot_rows()?;
-        Ok(rows.into_iter().find(|(_, row)| {
-            row.name == name && row.state != SnapshotState::Removing
-        }))
+        Ok(rows
+            .into_iter()
+            .find(|(_, row)| row.name == name && row.state != SnapshotState::Removing))
     }
 
     pub(super) fn put_snapshot(&mut self, space: u32, row: &SnapshotRow) -> Result<()> {
@@ -239,9 +239,8 @@ impl Core {
         let space = rows::parse_roll_back(&begun)?;
         let (mut cursor, mut done) = (Cursor::default(), 0);
         while let Some(rows) = {
-            let step = |op: &mut crate::tier::Op<'_>| {
-                op.overwrite_rows((space, 0), &mut cursor, PAGE)
-            };
+            let step =
+                |op: &mut crate::tier::Op<'_>| op.overwrite_rows((space, 0), &mut cursor, PAGE);
             self.tier.run(step)?
         } {
             done += rows;
@@ -366,7 +365,8 @@ impl Volume {
         let _one = core.making.lock();
         let in_use = |space| {
             let open = core.open.lock();
-            open.keys().any(|ino| space_of(*ino) == space && *ino != SNAPSHOTS)
+            open.keys()
+                .any(|ino| space_of(*ino) == space && *ino != SNAPSHOTS)
         };
         // The kernel says that a file is closed when it finds the time.
         for _ in 0..50 {

@@ -86,7 +86,9 @@ impl Volume {
         let base_id = incoming.base.as_deref().map(parse_id).transpose()?;
         let one = self.core.making.lock();
         let rows = self.look(|change| change.snapshot_rows())?;
-        let mut known = rows.iter().filter(|(_, row)| row.state != SnapshotState::Removing);
+        let mut known = rows
+            .iter()
+            .filter(|(_, row)| row.state != SnapshotState::Removing);
         let space_of_base = match base_id {
             None => None,
             Some(id) => {
@@ -263,7 +265,8 @@ impl Receiving<'_> {
         self.row.state = SnapshotState::Whole;
         self.row.received = None;
         let (space, row) = (self.space, &self.row);
-        self.volume.change(|change| change.put_snapshot(space, row))?;
+        self.volume
+            .change(|change| change.put_snapshot(space, row))?;
         core.tier.sync()?;
         Ok(Snapshot::from(&self.row))
     }

@@ -40,7 +40,9 @@ fn filled(store: Arc<dyn Store>, files: u64) -> Fixture {
     f.write(long, 200 * CHUNK as u64, &text(99, 3 * CHUNK));
     f.volume.link(long, e, b"long again").unwrap();
     f.volume.symlink(d, b"link", b"to/nowhere", ME).unwrap();
-    f.volume.make_node(d, b"socket", libc::S_IFSOCK | 0o600, 0, ME).unwrap();
+    f.volume
+        .make_node(d, b"socket", libc::S_IFSOCK | 0o600, 0, ME)
+        .unwrap();
     f
 }
 
@@ -89,7 +91,10 @@ fn inside(volume: &Volume, name: &str) -> u64 {
 
 fn names(volume: &Volume) -> Vec<String> {
     let snapshots = volume.snapshots().unwrap();
-    snapshots.into_iter().map(|snapshot| snapshot.name).collect()
+    snapshots
+        .into_iter()
+        .map(|snapshot| snapshot.name)
+        .collect()
 }
 
 #[test]
@@ -127,20 +132,50 @@ fn nothing_in_a_snapshot_can_be_changed() {
     let file = v.lookup(root, b"long").unwrap().ino;
     let before = tree_below(v, root);
     let empty = XattrFlags::empty();
-    assert_err!(v.write_file(file, 0, b"x", WriteFlags::empty()), Error::ReadOnly);
+    assert_err!(
+        v.write_file(file, 0, b"x", WriteFlags::empty()),
+        Error::ReadOnly
+    );
     assert_err!(v.open_file(file, OpenFlags::WRITE), Error::ReadOnly);
     assert_err!(v.open_file(file, OpenFlags::TRUNCATE), Error::ReadOnly);
     assert_err!(v.make_dir(root, b"new", 0o755, ME), Error::ReadOnly);
     assert_err!(v.unlink(root, b"long"), Error::ReadOnly);
     assert_err!(v.link(file, ROOT, b"mine"), Error::ReadOnly);
     assert_err!(v.set_xattr(file, b"user.y", b"v", empty), Error::ReadOnly);
-    assert_err!(v.set_attr(file, &SetAttr { size: Some(1), ..SetAttr::default() }), Error::ReadOnly);
-    assert_err!(v.set_attr(root, &SetAttr { mode: Some(0), ..SetAttr::default() }), Error::ReadOnly);
-    assert_err!(v.set_flags(file, 0x10, Caller { uid: 0, gid: 0 }), Error::ReadOnly);
+    assert_err!(
+        v.set_attr(
+            file,
+            &SetAttr {
+                size: Some(1),
+                ..SetAttr::default()
+            }
+        ),
+        Error::ReadOnly
+    );
+    assert_err!(
+        v.set_attr(
+            root,
+            &SetAttr {
+                mode: Some(0),
+                ..SetAttr::default()
+            }
+        ),
+        Error::ReadOnly
+    );
+    assert_err!(
+        v.set_flags(file, 0x10, Caller { uid: 0, gid: 0 }),
+        Error::ReadOnly
+    );
     assert_err!(v.allocate(file, 0, 10, 3, false), Error::ReadOnly);
     let none = RenameFlags::empty();
-    assert_err!(v.rename(root, b"long", ROOT, b"mine", none), Error::ReadOnly);
-    assert_err!(v.rename(ROOT, b"long", root, b"mine", none), Error::ReadOnly);
+    assert_err!(
+        v.rename(root, b"long", ROOT, b"mine", none),
+        Error::ReadOnly
+    );
+    assert_err!(
+        v.rename(ROOT, b"long", root, b"mine", none),
+        Error::ReadOnly
+    );
     let dir = v.lookup(ROOT, SNAPSHOTS_NAME).unwrap().ino;
     assert_err!(v.remove_dir(dir, b"one"), Error::ReadOnly);
     assert_err!(v.make_dir(dir, b"two", 0o755, ME), Error::ReadOnly);
@@ -177,14 +212,24 @@ fn the_folder_of_snapshots_is_found_but_not_listed() {
     assert_eq!(v.lookup(d, b"..").unwrap().ino, one);
     // Nobody can make the name, or take it away.
     assert_err!(v.make_dir(ROOT, SNAPSHOTS_NAME, 0o755, ME), Error::Exists);
-    assert_err!(v.make_node(ROOT, SNAPSHOTS_NAME, 0o644, 0, ME), Error::Exists);
+    assert_err!(
+        v.make_node(ROOT, SNAPSHOTS_NAME, 0o644, 0, ME),
+        Error::Exists
+    );
     assert_err!(v.symlink(ROOT, SNAPSHOTS_NAME, b"x", ME), Error::Exists);
     assert_err!(v.remove_dir(ROOT, SNAPSHOTS_NAME), Error::ReadOnly);
     let none = RenameFlags::empty();
-    assert_err!(v.rename(ROOT, b"d", ROOT, SNAPSHOTS_NAME, none), Error::ReadOnly);
-    assert_err!(v.rename(ROOT, SNAPSHOTS_NAME, ROOT, b"x", none), Error::ReadOnly);
+    assert_err!(
+        v.rename(ROOT, b"d", ROOT, SNAPSHOTS_NAME, none),
+        Error::ReadOnly
+    );
+    assert_err!(
+        v.rename(ROOT, SNAPSHOTS_NAME, ROOT, b"x", none),
+        Error::ReadOnly
+    );
     // In other folders it is a name like any other.
-    v.make_dir(v.lookup(ROOT, b"d").unwrap().ino, SNAPSHOTS_NAME, 0o755, ME).unwrap();
+    v.make_dir(v.lookup(ROOT, b"d").unwrap().ino, SNAPSHOTS_NAME, 0o755, ME)
+        .unwrap();
 }
 
 #[test]
@@ -203,7 +248,10 @@ fn an_older_entry_of_that_name_stays() {
     f.volume.create_snapshot("one", &mut |_| ()).unwrap();
     assert_eq!(f.volume.lookup(ROOT, SNAPSHOTS_NAME).unwrap().ino, own);
     f.volume.remove_dir(ROOT, SNAPSHOTS_NAME).unwrap();
-    assert_eq!(f.volume.lookup(ROOT, SNAPSHOTS_NAME).unwrap().ino, SNAPSHOTS);
+    assert_eq!(
+        f.volume.lookup(ROOT, SNAPSHOTS_NAME).unwrap().ino,
+        SNAPSHOTS
+    );
 }
 
 #[test]
@@ -240,7 +288,8 @@ fn files_without_a_name_are_left_out() {
     let v = &f.volume;
     let gone = f.file("gone");
     f.write(gone, 0, &text(5, 9000));
-    v.set_xattr(gone, b"user.x", &text(1, 50), XattrFlags::empty()).unwrap();
+    v.set_xattr(gone, b"user.x", &text(1, 50), XattrFlags::empty())
+        .unwrap();
     v.open_file(gone, OpenFlags::WRITE).unwrap();
     v.unlink(ROOT, b"gone").unwrap();
     assert_eq!(v.totals().unwrap().files, 5);
@@ -311,9 +360,13 @@ fn power_cuts_leave_whole_snapshots() {
     drop(volume);
     tape.mark(2);
     let later = tree(&f.volume);
-    f.volume.roll_back("one", &mut |_| f.volume.sync().unwrap()).unwrap();
+    f.volume
+        .roll_back("one", &mut |_| f.volume.sync().unwrap())
+        .unwrap();
     tape.mark(3);
-    f.volume.delete_snapshot("one", &mut |_| f.volume.sync().unwrap()).unwrap();
+    f.volume
+        .delete_snapshot("one", &mut |_| f.volume.sync().unwrap())
+        .unwrap();
     tape.mark(4);
     let (mut cuts, mut without, mut half) = (0, 0, 0);
     tape.replay(&mut |store, synced| {
@@ -321,8 +374,12 @@ fn power_cuts_leave_whole_snapshots() {
             return;
         }
         cuts += 1;
-        let rows = store.scan(Table::Meta, b"v.snapshot.", Some(b"v.snapshot/"), 9).unwrap();
-        let state = rows.first().map(|(_, row)| SnapshotRow::decode(row).unwrap().state);
+        let rows = store
+            .scan(Table::Meta, b"v.snapshot.", Some(b"v.snapshot/"), 9)
+            .unwrap();
+        let state = rows
+            .first()
+            .map(|(_, row)| SnapshotRow::decode(row).unwrap().state);
         half += u64::from(state == Some(SnapshotState::Making));
         let volume = Volume::open(open_tier(store), Options::default()).unwrap();
         // Removing what is half there may go on after the close: see what is seen.
@@ -340,7 +397,10 @@ fn power_cuts_leave_whole_snapshots() {
         volume.close().unwrap();
         assert_clean(&volume);
     });
-    assert!(cuts > 10 && without > 3 && half > 1, "{cuts} {without} {half}");
+    assert!(
+        cuts > 10 && without > 3 && half > 1,
+        "{cuts} {without} {half}"
+    );
 }
 
 #[test]
