@@ -192,7 +192,11 @@ struct Level<S, T> {
 
 /// Errors that concern the target as a whole.
 fn is_fatal(error: &Error) -> bool {
-    matches!(error, Error::NoSpace | Error::ReadOnly)
+    match error {
+        Error::NoSpace | Error::ReadOnly => true,
+        Error::Io { source, .. } => source.raw_os_error() == Some(libc::EROFS),
+        _ => false,
+    }
 }
 
 /// Whether an error says that the target or this user may not have it.

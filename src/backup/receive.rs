@@ -56,7 +56,6 @@ pub struct Stream<R> {
     models: HashMap<[u8; 4], Vec<u8>>,
     /// The first record that is no part of a model.
     next: Option<Record>,
-    taken: u64,
 }
 
 impl<R: Read> Stream<R> {
@@ -68,7 +67,6 @@ impl<R: Read> Stream<R> {
             begin,
             models: HashMap::new(),
             next: None,
-            taken: 0,
         };
         stream.next = Some(stream.record()?);
         Ok(stream)
