@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use quick_cache::sync::DefaultLifecycle;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
@@ -123,6 +123,40 @@ impl Readers {
             reader.next = end;
         }
         reader.streak > 1
+    }
+}
+
+/// How many threads may decode now: decoding takes memory.
+pub(super) struct Decoders {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Decoders {
+    pub fn new(free: usize) -> Self {
+        Self {
+            free: Mutex::new(free.max(1)),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits for a turn, which ends when the guard is dropped.
+    fn turn(&self) -> Turn<'_> {
+        let mut free = self.free.lock();
+        while *free == 0 {
+            self.freed.wait(&mut free);
+        }
+        *free -= 1;
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Decoders);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock() += 1;
+        self.0.freed.notify_one();
     }
 }
 
@@ -307,6 +341,7 @@ impl Shared {
         let row = self.store.get(Table::Chunk, &name.0)?.ok_or(Error::Stale)?;
         let row = ChunkRow::decode(&row)?;
         let plain = self.store.value(&row.value).and_then(|frame| {
+            let _turn = self.decoders.turn();
             let plain = self.codec.decode(&frame, row.plain_len as usize)?;
             match ChunkId::of(&plain) == *name {
                 true => Ok(plain),

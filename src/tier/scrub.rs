@@ -89,7 +89,7 @@ fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Damage>) -> Res
                 continue;
             };
             for slot in 0..rows::RUN {
-                let index = u64::from(run) * rows::RUN + slot;
+                let index = run * rows::RUN + slot;
                 let damage = row.get(index).and_then(|name| damaged.get_mut(&name));
                 if let Some(damage) = damage {
                     damage.places.push((ino, index));
