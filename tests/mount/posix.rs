@@ -411,7 +411,7 @@ fn reading_touches_the_access_time_once_a_day_or_after_a_change() {
         mount.forget();
         fs::metadata(&path).unwrap().accessed().unwrap()
     };
-    let hours = |n| now - std::time::Duration::from_secs(n * 3600);
+    let hours = |n: u64| now - std::time::Duration::from_secs(n * 3600);
     // Setting times is a change, later than either.
     set(hours(2), hours(3));
     let touched = accessed_by_reading(&mount);
