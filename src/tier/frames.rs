@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Table, ValueRef};
 
 use super::op::{Op, Undo};
-use super::rows::{ChunkRow, Run};
+use super::rows::{self, ChunkRow, Run};
 use super::{Shared, space_of};
 
 /// A chunk as it rests.
@@ -77,10 +77,7 @@ impl Op<'_> {
         frames: &[(ChunkId, Frame)],
     ) -> Result<()> {
         self.begin_growth()?;
-        let live = key
-            .first_chunk()
-            .is_none_or(|ino| space_of(u64::from_be_bytes(*ino)) == 0);
-        if key.len() != 12 || live {
+        if space_of(rows::parse_run_key(key)?.0) == 0 {
             return Err(Error::Invalid("this row is not the caller's to change"));
         }
         let run = match row {

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::codec::Codec;
+use crate::codec::{Codec, Coded, TOGETHER};
 use crate::error::{Error, Result};
 use crate::parallel;
-use crate::store::{ChunkId, Store, Table};
+use crate::store::{ChunkId, Row, Store, Table};
 
 use super::rows::{self, ChunkRow, Run};
 
@@ -41,8 +41,9 @@ pub fn scrub(
             break;
         };
         from = [last.as_slice(), &[0]].concat();
-        let results = parallel::map(threads, &page, |(key, row)| verify(store, codec, key, row));
-        for ((key, _), result) in page.iter().zip(results) {
+        let groups: Vec<_> = page.chunks(TOGETHER).collect();
+        let results = parallel::map(threads, &groups, |group| verify(store, codec, group));
+        for ((key, _), result) in page.iter().zip(results.into_iter().flatten()) {
             match (result, <[u8; 32]>::try_from(key.as_slice())) {
                 (Ok(plain_len), _) => each(plain_len),
                 (Err(error), Ok(name)) => {
@@ -67,17 +68,28 @@ pub fn scrub(
     Ok(damaged)
 }
 
-/// Returns the length of the plain bytes.
-fn verify(store: &dyn Store, codec: &Codec, key: &[u8], row: &[u8]) -> Result<u64> {
-    let row = ChunkRow::decode(row)?;
-    let frame = store.value(&row.value)?;
-    let plain = codec.decode(&frame, row.plain_len as usize)?;
-    if ChunkId::of(&plain).0 != *key {
-        return Err(Error::Corrupt(
-            "the decoded bytes are not those that were written".into(),
-        ));
-    }
-    Ok(u64::from(row.plain_len))
+/// Returns the lengths of the plain bytes.
+fn verify(store: &dyn Store, codec: &Codec, rows: &[Row]) -> Vec<Result<u64>> {
+    let fetch = |row: &[u8]| {
+        let row = ChunkRow::decode(row)?;
+        Ok((store.value(&row.value)?, row.plain_len))
+    };
+    let mut frames: Vec<Result<_>> = rows.iter().map(|(_, row)| fetch(row)).collect();
+    let coded: Vec<Coded> = (frames.iter().flatten())
+        .map(|(frame, plain_len)| (frame.as_slice(), *plain_len as usize))
+        .collect();
+    let mut plains = codec.decode_many(&coded).into_iter();
+    let compare = |((key, _), frame): (&Row, Result<(_, u32)>)| {
+        let (_, plain_len) = frame?;
+        let plain = plains.next().unwrap_or(Err(Error::Stale))?;
+        match ChunkId::of(&plain).0 == key[..] {
+            true => Ok(u64::from(plain_len)),
+            false => Err(Error::Corrupt(
+                "the decoded bytes are not those that were written".into(),
+            )),
+        }
+    };
+    rows.iter().zip(frames.drain(..)).map(compare).collect()
 }
 
 fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Damage>) -> Result<()> {
@@ -89,7 +101,7 @@ fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Damage>) -> Res
                 continue;
             };
             for slot in 0..rows::RUN {
-                let index = u64::from(run) * rows::RUN + slot;
+                let index = run * rows::RUN + slot;
                 let damage = row.get(index).and_then(|name| damaged.get_mut(&name));
                 if let Some(damage) = damage {
                     damage.places.push((ino, index));

@@ -8,9 +8,10 @@
 //!
 //! Names are any bytes but `/` and NUL, up to [`NAME_MAX`]. Every method is
 //! one operation of the tier, and so atomic even across a power cut, unless
-//! it says otherwise. A file lives while it has a name or is
-//! [open](Volume::open_file); then its space is given back, piece by piece if
-//! it is large, after a crash at the next open.
+//! it says otherwise. A file lives while it has a name, is
+//! [open](Volume::open_file), or is known to a kernel (see
+//! [`Volume::counting`]); then its space is given back, piece by piece if it is
+//! large, after a crash at the next open.
 //!
 //! A method may have to wait: for a chunk to be read and decoded, or for room
 //! in the write buffer. [`Volume::now`] is the same volume with the promise
@@ -18,6 +19,7 @@
 //! Methods that say that they wait always do so there too. Rows are read where
 //! an operation needs them, from memory or from the store.
 
+mod acl;
 mod attributes;
 mod change;
 mod check;
@@ -25,6 +27,7 @@ mod content;
 mod directory;
 mod handles;
 mod names;
+mod paths;
 mod reaper;
 mod rows;
 mod snapshots;
@@ -45,16 +48,17 @@ use crate::store::Table;
 use crate::tier::Tier;
 
 use change::Change;
-use handles::Open;
+use handles::Held;
 use reaper::{Queue, Reaper};
 use rows::{Counters, Inode};
 
+pub use acl::is_acl;
 pub use snapshots::{SNAPSHOTS, SNAPSHOTS_NAME, Snapshot, check_snapshot_name};
 pub use transfer::{Incoming, Receiving, SentSnapshot};
 pub use types::{
-    AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, NAME_MAX, OpenFlags, Options,
-    ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags, XATTR_MAX,
-    XattrFlags,
+    AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, Mode, NAME_MAX, OpenFlags,
+    Options, ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags,
+    XATTR_MAX, XattrFlags,
 };
 
 /// A mounted or mountable volume. Shared by all threads.
@@ -63,17 +67,21 @@ pub struct Volume {
     reaper: Arc<Reaper>,
     /// Whether methods may wait; see [`Volume::now`].
     waits: bool,
+    /// Whether answers count as lookups; see [`Volume::counting`].
+    counts: bool,
 }
 
 /// What all views of a volume and the reaper share.
 ///
 /// Operations take the locks here inside the tier's, and so nothing is opened
-/// between an operation's look at `open` and its end.
+/// or looked up between an operation's look at `held` and its end.
 struct Core {
     tier: Arc<Tier>,
     options: Options,
-    /// Inodes with handles.
-    open: Mutex<HashMap<u64, Open>>,
+    /// Inodes with handles or lookups.
+    held: Mutex<HashMap<u64, Held>>,
+    /// The last name that was searched for.
+    placed: Mutex<Option<paths::Place>>,
     /// Held while a snapshot is made, removed or rolled back to.
     making: Mutex<()>,
     reaper: Queue,
@@ -112,7 +120,8 @@ impl Volume {
         let core = Arc::new(Core {
             tier,
             options,
-            open: Mutex::default(),
+            held: Mutex::default(),
+            placed: Mutex::default(),
             making: Mutex::default(),
             reaper: Mutex::default(),
         });
@@ -122,8 +131,8 @@ impl Volume {
             (Some(_), false) => core.finish_roll_back(&mut |_| ())?,
             (Some(_), true) => {
                 return Err(Error::Other(
-                    "the volume is half rolled back to a snapshot; mounting the store or \
-                     `laconicfs snapshot list` of it finishes that"
+                    "the volume is half rolled back to a snapshot; mounting the store, or \
+                     `laconicfs drain` of it, finishes that"
                         .into(),
                 ));
             }
@@ -133,6 +142,7 @@ impl Volume {
             core,
             reaper,
             waits: true,
+            counts: false,
         }))
     }
 
@@ -145,6 +155,22 @@ impl Volume {
             core: self.core.clone(),
             reaper: self.reaper.clone(),
             waits: false,
+            counts: self.counts,
+        })
+    }
+
+    /// The same volume for a kernel, which remembers inodes: every answer that
+    /// names one (by [`lookup`](Self::lookup), what makes a name, and
+    /// [`read_dir_plus`](Self::read_dir_plus) but for `.` and `..`) counts as a
+    /// lookup of it, and keeps it alive until as many were
+    /// [forgotten](Self::forget). Lookup and count are one: nobody can remove
+    /// the inode between them.
+    pub fn counting(&self) -> Arc<Volume> {
+        Arc::new(Volume {
+            core: self.core.clone(),
+            reaper: self.reaper.clone(),
+            waits: self.waits,
+            counts: true,
         })
     }
 

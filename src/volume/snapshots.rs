@@ -169,6 +169,17 @@ impl Change<'_, '_> {
         Ok(entries.into_iter().find(|entry| entry.name == name))
     }
 
+    /// The path from the root of a snapshot's own root, or of the directory of
+    /// snapshots.
+    pub(super) fn snapshot_path(&self, ino: u64) -> Result<Option<Vec<u8>>> {
+        if ino == SNAPSHOTS {
+            return Ok(Some(SNAPSHOTS_NAME.to_vec()));
+        }
+        let entries = self.snapshot_entries(0, usize::MAX)?;
+        let found = entries.into_iter().find(|entry| entry.ino == ino);
+        Ok(found.map(|entry| [SNAPSHOTS_NAME, b"/", &entry.name].concat()))
+    }
+
     /// Takes a space that was never used.
     pub(super) fn new_space(&mut self) -> Result<u32> {
         let mut counters = self.counters()?;
@@ -363,11 +374,8 @@ impl Volume {
     pub fn delete_snapshot(&self, name: &str, progress: &mut dyn FnMut(u64)) -> Result<()> {
         let core = &self.core;
         let _one = core.making.lock();
-        let in_use = |space| {
-            let open = core.open.lock();
-            open.keys()
-                .any(|ino| space_of(*ino) == space && *ino != SNAPSHOTS)
-        };
+        // The directory of snapshots has the first number of the first space.
+        let in_use = |space| core.is_any_open(base_of(space) + ROOT..base_of(space + 1));
         // The kernel says that a file is closed when it finds the time.
         for _ in 0..50 {
             match self.look(|change| change.snapshot(name))? {
@@ -402,7 +410,7 @@ impl Volume {
     pub fn roll_back(&self, name: &str, progress: &mut dyn FnMut(u64)) -> Result<()> {
         let core = &self.core;
         let _one = core.making.lock();
-        if !core.open.lock().is_empty() {
+        if core.is_any_open(0..u64::MAX) {
             return Err(Error::Other("files are open: close them first".into()));
         }
         core.tier.sync()?;

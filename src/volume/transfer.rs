@@ -208,7 +208,8 @@ impl Receiving<'_> {
                 change::check_name(&rest[8..])?;
             }
             (Table::Xattr, _) if !rest.is_empty() => {}
-            (Table::Cmap, _) if rest.len() == 4 => {}
+            // What they say is looked at where they are put.
+            (Table::Cmap, _) => {}
             _ => return Err(malformed()),
         }
         let mut state = self.row.clone();

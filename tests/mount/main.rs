@@ -3,6 +3,8 @@
 //! Where the machine cannot mount, each test says why it was skipped and
 //! passes.
 
+mod acl;
+mod full;
 mod harness;
 mod killed;
 mod lifecycle;

@@ -210,6 +210,14 @@ fn the_folder_of_snapshots_is_found_but_not_listed() {
     assert_eq!(v.lookup(one, b"..").unwrap().ino, dir.ino);
     let d = v.lookup(one, b"d").unwrap().ino;
     assert_eq!(v.lookup(d, b"..").unwrap().ino, one);
+    let link = v.lookup(d, b"link").unwrap().ino;
+    for (ino, path) in [
+        (dir.ino, "/.snapshots"),
+        (one, "/.snapshots/one"),
+        (link, "/.snapshots/one/d/link"),
+    ] {
+        assert_eq!(v.path(ino).unwrap().unwrap(), path.as_bytes());
+    }
     // Nobody can make the name, or take it away.
     assert_err!(v.make_dir(ROOT, SNAPSHOTS_NAME, 0o755, ME), Error::Exists);
     assert_err!(
