@@ -267,24 +267,29 @@ impl Op<'_> {
     }
 
     /// Removes at most `limit` rows of a space; `true` when none is left.
-    pub fn remove_rows(&mut self, space: u32, limit: usize) -> Result<bool> {
+    pub fn remove_rows(&mut self, space: u32, cursor: &mut Cursor, limit: usize) -> Result<bool> {
         self.begin_change()?;
-        let (start, end) = (
-            base_of(space).to_be_bytes(),
-            base_of(space + 1).to_be_bytes(),
-        );
-        let mut left = limit;
-        for table in TABLES {
-            let rows = self.scan(table, &start, Some(&end), left)?;
-            left -= rows.len();
-            for (key, _) in rows {
-                self.drop_row(table, &key)?;
-            }
-            if left == 0 {
-                return Ok(false);
+        let Some(table) = TABLES.get(cursor.table).copied() else {
+            return Ok(true);
+        };
+        let start = match &cursor.from {
+            Some(key) => key.clone(),
+            None => base_of(space).to_be_bytes().to_vec(),
+        };
+        let end = base_of(space + 1).to_be_bytes();
+        let rows = self.scan(table, &start, Some(&end), limit)?;
+        for (key, _) in &rows {
+            self.drop_row(table, key)?;
+        }
+        // Nothing fails from here on.
+        match rows.last() {
+            Some((last, _)) if rows.len() == limit => cursor.from = Some(behind(last)),
+            _ => {
+                cursor.from = None;
+                cursor.table += 1;
             }
         }
-        Ok(true)
+        Ok(cursor.table == TABLES.len())
     }
 
     /// Makes the rows of one space equal to those of another, at most `limit`

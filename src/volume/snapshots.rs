@@ -231,7 +231,11 @@ impl Core {
 
     /// Says whether all is gone.
     fn remove_space(&self, space: u32, go_on: &dyn Fn() -> bool) -> Result<bool> {
-        while !self.tier.run(|op| op.remove_rows(space, PAGE))? {
+        let mut cursor = Cursor::default();
+        while !self
+            .tier
+            .run(|op| op.remove_rows(space, &mut cursor, PAGE))?
+        {
             if !go_on() {
                 return Ok(false);
             }

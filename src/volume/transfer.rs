@@ -238,7 +238,7 @@ impl Receiving<'_> {
     pub fn finish(mut self) -> Result<Snapshot> {
         let core = &self.volume.core;
         let mut counted = Counters {
-            next_ino: 0,
+            next_ino: ROOT + 1,
             totals: Totals::default(),
             next_space: 0,
         };
@@ -250,6 +250,7 @@ impl Receiving<'_> {
                 .run(|op| op.scan(Table::Inode, &from, Some(&end), PAGE))?;
             for (key, row) in &page {
                 counted.count(&Inode::decode(row)?, 1);
+                counted.next_ino = rows::parse_ino(key)? % SPACE + 1;
                 from = [&key[..], &[0]].concat();
             }
             if page.len() < PAGE {
@@ -266,8 +267,13 @@ impl Receiving<'_> {
         self.row.state = SnapshotState::Whole;
         self.row.received = None;
         let (space, row) = (self.space, &self.row);
-        self.volume
-            .change(|change| change.put_snapshot(space, row))?;
+        self.volume.change(|change| {
+            // The volume may become this one day, and then goes on behind it.
+            let mut counters = change.counters()?;
+            counters.next_ino = counters.next_ino.max(counted.next_ino);
+            change.put_counters(&counters)?;
+            change.put_snapshot(space, row)
+        })?;
         core.tier.sync()?;
         Ok(Snapshot::from(&self.row))
     }
