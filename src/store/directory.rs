@@ -276,6 +276,35 @@ impl StoreDir {
         self.access
     }
 
+    /// What is wrong with the files of the store at `path`, in words: its
+    /// superblock, its database as a whole, its journal, its models. Nothing
+    /// is changed.
+    pub fn examine(path: &Path) -> Result<Vec<String>> {
+        let superblock = Superblock::read(path)?;
+        let path = absolute(path)?;
+        let _lock = lock(&path, Access::Read)?;
+        let mut problems = Vec::new();
+        if superblock.format >= JOURNALED {
+            if !superblock.is_safe(&path) {
+                problems.push("the superblock or its copy is damaged or missing".into());
+            }
+            problems.extend(recover::problems(&path, &superblock.uuid)?);
+        }
+        let dir = Self::models_path_of(&path);
+        for (hash, _) in models_in(&dir)? {
+            let bytes = std::fs::read(dir.join(model_name(&hash)));
+            if bytes.map_or(true, |bytes| blake3::hash(&bytes) != hash) {
+                problems.push(format!("the file of model {hash} is damaged"));
+            }
+        }
+        if let Some(own) = &superblock.properties.model
+            && !dir.join(format!("{own}.model")).exists()
+        {
+            problems.push(format!("the file of model {own} is missing"));
+        }
+        Ok(problems)
+    }
+
     /// Puts what can be read of the rows in the place of a database that the
     /// journal cannot bring back, and says what is known to be missing, in
     /// words. The rows may not agree with each other afterwards. The next
@@ -292,12 +321,12 @@ impl StoreDir {
         self.store.clone()
     }
 
-    fn models_path(&self) -> PathBuf {
-        self.path.join("models")
+    fn models_path_of(path: &Path) -> PathBuf {
+        path.join("models")
     }
 
     fn model_path(&self, hash: &blake3::Hash) -> PathBuf {
-        self.models_path().join(format!("{}.model", hash.to_hex()))
+        Self::models_path_of(&self.path).join(model_name(hash))
     }
 
     /// Adds a model to the store and returns its name. One that is there
@@ -340,23 +369,7 @@ impl StoreDir {
     /// The names of the store's models and the bytes that each takes. The
     /// files are not read.
     pub fn models(&self) -> Result<Vec<(blake3::Hash, u64)>> {
-        let path = self.models_path();
-        let listing = || format!("listing {}", path.display());
-        let mut models = Vec::new();
-        for entry in std::fs::read_dir(&path).map_err(Error::io(listing()))? {
-            let entry = entry.map_err(Error::io(listing()))?;
-            let name = entry.file_name();
-            let hash = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(".model"))
-                .and_then(|hex| blake3::Hash::from_hex(hex).ok());
-            if let Some(hash) = hash {
-                let found = entry.metadata().map_err(Error::io(listing()))?;
-                models.push((hash, found.len()));
-            }
-        }
-        models.sort_by_key(|(hash, _)| *hash.as_bytes());
-        Ok(models)
+        models_in(&Self::models_path_of(&self.path))
     }
 
     /// Makes a model that is in the store the one that chunks are coded with
@@ -372,6 +385,34 @@ impl StoreDir {
         self.superblock = superblock;
         Ok(())
     }
+}
+
+fn model_name(hash: &blake3::Hash) -> String {
+    format!("{}.model", hash.to_hex())
+}
+
+/// The models in a directory: their names and lengths.
+fn models_in(path: &Path) -> Result<Vec<(blake3::Hash, u64)>> {
+    let listing = || format!("listing {}", path.display());
+    let mut models = Vec::new();
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(models),
+        entries => entries.map_err(Error::io(listing()))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(Error::io(listing()))?;
+        let name = entry.file_name();
+        let hash = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".model"))
+            .and_then(|hex| blake3::Hash::from_hex(hex).ok());
+        if let Some(hash) = hash {
+            let found = entry.metadata().map_err(Error::io(listing()))?;
+            models.push((hash, found.len()));
+        }
+    }
+    models.sort_by_key(|(hash, _)| *hash.as_bytes());
+    Ok(models)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

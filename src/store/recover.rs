@@ -213,6 +213,23 @@ pub fn salvage_in_place(root: &Path, uuid: &str) -> Result<Vec<String>> {
     Ok(missing)
 }
 
+/// What is wrong with seal and journal, in words.
+pub fn problems(root: &Path, uuid: &str) -> Result<Vec<String>> {
+    let seal = Seal::look(root, &root.join("db"))?;
+    let survey = Survey::take(&root.join(JOURNAL), uuid)?;
+    let mut problems = survey.problems;
+    match seal {
+        Seal::Broken { why, .. } => problems.push(why),
+        // What a crash tore is no damage.
+        Seal::Whole if survey.torn => problems.push("the journal's end is damaged".into()),
+        Seal::Missing if !root.join("db").is_dir() => {
+            problems.push("the database is missing".into());
+        }
+        _ => {}
+    }
+    Ok(problems)
+}
+
 /// Opens the database below `place` and brings it to the last commit, anew out
 /// of the journal if need be. `root` is where the seal is.
 fn settle(

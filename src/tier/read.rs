@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Table};
 
 use super::content::Slot;
-use super::rows::ChunkRow;
+use super::rows::{self, ChunkRow};
 use super::{Plain, Shared, State};
 
 /// Readers whose place is remembered.
@@ -306,6 +306,9 @@ impl Shared {
     pub(super) fn fetch(&self, name: &ChunkId) -> Result<(ChunkRow, Vec<u8>)> {
         let row = self.store.get(Table::Chunk, &name.0)?.ok_or(Error::Stale)?;
         let row = ChunkRow::decode(&row)?;
+        if row.lost {
+            return Err(rows::lost(name));
+        }
         let plain = self.store.value(&row.value).and_then(|frame| {
             let plain = self.codec.decode(&frame, row.plain_len as usize)?;
             match ChunkId::of(&plain) == *name {

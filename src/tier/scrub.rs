@@ -21,15 +21,29 @@ pub struct Damage {
     pub chunk: ChunkId,
     /// Why, in words.
     pub reason: String,
+    /// All that is missing is a model, which may be brought back.
+    pub needs_model: bool,
     /// Inodes and indices of chunks in them.
     pub places: Vec<(u64, u64)>,
 }
 
-/// Decodes every chunk of a store that nobody writes to and compares it with
-/// its name. `each` hears of the plain bytes of the chunks looked at.
+/// How closely [`scrub`] looks at chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Finds those that a repair has given up. Reads no values.
+    Noted,
+    /// Reads every value and compares it with the checksum of its record.
+    Records,
+    /// Decodes every chunk and compares it with its name.
+    Chunks,
+}
+
+/// Looks for chunks that cannot be read, in a store that nobody writes to.
+/// `each` hears of the plain bytes of the chunks looked at.
 pub fn scrub(
     store: &dyn Store,
     codec: &Codec,
+    depth: Depth,
     threads: usize,
     each: &mut dyn FnMut(u64),
 ) -> Result<Vec<Damage>> {
@@ -41,7 +55,9 @@ pub fn scrub(
             break;
         };
         from = [last.as_slice(), &[0]].concat();
-        let results = parallel::map(threads, &page, |(key, row)| verify(store, codec, key, row));
+        let results = parallel::map(threads, &page, |(key, row)| {
+            verify(store, codec, depth, key, row)
+        });
         for ((key, _), result) in page.iter().zip(results) {
             match (result, <[u8; 32]>::try_from(key.as_slice())) {
                 (Ok(plain_len), _) => each(plain_len),
@@ -50,6 +66,7 @@ pub fn scrub(
                     let damage = Damage {
                         chunk,
                         reason: error.to_string(),
+                        needs_model: matches!(error, Error::Model(_)),
                         places: Vec::new(),
                     };
                     damaged.insert(chunk, damage);
@@ -68,9 +85,19 @@ pub fn scrub(
 }
 
 /// Returns the length of the plain bytes.
-fn verify(store: &dyn Store, codec: &Codec, key: &[u8], row: &[u8]) -> Result<u64> {
+fn verify(store: &dyn Store, codec: &Codec, depth: Depth, key: &[u8], row: &[u8]) -> Result<u64> {
     let row = ChunkRow::decode(row)?;
+    if row.lost {
+        let name = <[u8; 32]>::try_from(key).unwrap_or_default();
+        return Err(rows::lost(&ChunkId(name)));
+    }
+    if depth == Depth::Noted {
+        return Ok(0);
+    }
     let frame = store.value(&row.value)?;
+    if depth == Depth::Records {
+        return Ok(u64::from(row.plain_len));
+    }
     let plain = codec.decode(&frame, row.plain_len as usize)?;
     if ChunkId::of(&plain).0 != *key {
         return Err(Error::Corrupt(
@@ -80,7 +107,7 @@ fn verify(store: &dyn Store, codec: &Codec, key: &[u8], row: &[u8]) -> Result<u6
     Ok(u64::from(row.plain_len))
 }
 
-fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Damage>) -> Result<()> {
+pub(super) fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Damage>) -> Result<()> {
     let mut from = Vec::new();
     loop {
         let page = store.scan(Table::Cmap, &from, None, PAGE)?;

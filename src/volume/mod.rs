@@ -26,6 +26,7 @@ mod directory;
 mod handles;
 mod names;
 mod reaper;
+mod repair;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ use handles::Open;
 use reaper::{Queue, Reaper};
 use rows::{Counters, Inode};
 
+pub use repair::{adopt, paths, repair};
 pub use types::{
     AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, NAME_MAX, OpenFlags, Options,
     ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags, XATTR_MAX,
