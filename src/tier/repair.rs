@@ -158,7 +158,7 @@ impl<'a> Writer<'a> {
 /// caller: the volume's repair has seen to them.
 fn count_names(store: &dyn Store) -> Result<HashMap<ChunkId, u64>> {
     let mut refs = HashMap::<ChunkId, u64>::new();
-    each_row(store, Table::Cmap, &mut |_, row| {
+    each_row(store, Table::Cmap, |_, row| {
         if let Ok(run) = Run::decode(row) {
             run.names()
                 .for_each(|name| *refs.entry(name).or_default() += 1);
@@ -175,7 +175,7 @@ fn drop_malformed(
     writer: &mut Writer<'_>,
     repair: &mut Repair,
 ) -> Result<()> {
-    each_row(store, Table::Chunk, &mut |key, row| {
+    each_row(store, Table::Chunk, |key, row| {
         let named = <[u8; 32]>::try_from(key).is_ok_and(|name| refs.contains_key(&ChunkId(name)));
         match ChunkRow::decode(row) {
             Err(error @ Error::NewerFormat { .. }) => Err(error),
@@ -332,7 +332,7 @@ fn drop_lost_attributes(
     writer: &mut Writer<'_>,
     repair: &mut Repair,
 ) -> Result<()> {
-    each_row(store, Table::Xattr, &mut |key, row| {
+    each_row(store, Table::Xattr, |key, row| {
         let value = rows::parse_valued_row(row).and_then(|(_, value)| store.value(&value));
         match value {
             Ok(_) => Ok(()),
@@ -388,7 +388,7 @@ fn recount(
             *live.entry(*log).or_default() += value.log_bytes(key.len());
         }
     };
-    each_row(store, Table::Chunk, &mut |key, row| {
+    each_row(store, Table::Chunk, |key, row| {
         let mut row = ChunkRow::decode(row)?;
         let Ok(name) = <[u8; 32]>::try_from(key).map(ChunkId) else {
             return Ok(());
@@ -406,12 +406,12 @@ fn recount(
         }
         Ok(())
     })?;
-    each_row(store, Table::Xattr, &mut |key, row| {
+    each_row(store, Table::Xattr, |key, row| {
         let (_, value) = rows::parse_valued_row(row)?;
         count(&mut live, key, &value);
         Ok(())
     })?;
-    each_row(store, Table::Pend, &mut |key, _| {
+    each_row(store, Table::Pend, |key, _| {
         if queue.remove(key) {
             return Ok(());
         }
@@ -422,7 +422,7 @@ fn recount(
         fixed.queue += 1;
         writer.put(Table::Pend, &key, Vec::new())?;
     }
-    each_row(store, Table::Log, &mut |key, row| {
+    each_row(store, Table::Log, |key, row| {
         let kept = rows::parse_u64(key).and_then(|log| Ok((log, rows::parse_u64(row)?)));
         if let Ok((log, bytes)) = kept
             && key.len() == 8
@@ -449,11 +449,12 @@ fn recount(
     Ok(())
 }
 
-/// Calls `each` for every row of a table, which may be changed meanwhile.
+/// Calls `each` with key and value of every row of a table, which may be
+/// changed meanwhile.
 pub fn each_row(
     store: &dyn Store,
     table: Table,
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>,
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
 ) -> Result<()> {
     let mut from = Vec::new();
     loop {

@@ -131,7 +131,7 @@ impl State<'_> {
     fn read_orphans(&mut self) -> Result<BTreeSet<u64>> {
         let mut orphans = BTreeSet::new();
         let mut malformed = Vec::new();
-        each_row(self.store, Table::Orphan, &mut |key, row| {
+        each_row(self.store, Table::Orphan, |key, row| {
             match rows::parse_ino(key) {
                 Ok(ino) if key.len() == 8 && row == rows::ORPHAN => drop(orphans.insert(ino)),
                 _ => malformed.push(key.to_vec()),
@@ -148,7 +148,7 @@ impl State<'_> {
     fn read_inodes(&mut self) -> Result<()> {
         let mut malformed = Vec::new();
         let (inodes, before) = (&mut self.inodes, &mut self.before);
-        each_row(self.store, Table::Inode, &mut |key, row| {
+        each_row(self.store, Table::Inode, |key, row| {
             let ino = rows::parse_ino(key).unwrap_or(0);
             match Inode::decode(row) {
                 Err(error @ Error::NewerFormat { .. }) => return Err(error),
@@ -182,7 +182,7 @@ impl State<'_> {
     fn read_chunk_maps(&mut self, orphans: &BTreeSet<u64>) -> Result<HashMap<u64, Counted>> {
         let mut counted = HashMap::<u64, Counted>::new();
         let mut changes: Vec<(Vec<u8>, Option<Run>, String)> = Vec::new();
-        each_row(self.store, Table::Cmap, &mut |key, row| {
+        each_row(self.store, Table::Cmap, |key, row| {
             let Ok((ino, number)) = tier::parse_run_key(key) else {
                 changes.push((key.to_vec(), None, "a chunk map without file".into()));
                 return Ok(());
@@ -255,7 +255,7 @@ impl State<'_> {
         let (inodes, entries) = (&self.inodes, &mut self.entries);
         let cookies = &mut self.cookies;
         let mut dirs = HashSet::new();
-        each_row(self.store, Table::Dirent, &mut |key, row| {
+        each_row(self.store, Table::Dirent, |key, row| {
             let decoded = rows::parse_ino(key).and_then(|p| Ok((p, Dirent::decode(key, row)?)));
             let (parent, entry) = match decoded {
                 Err(error @ Error::NewerFormat { .. }) => return Err(error),
@@ -483,7 +483,7 @@ impl State<'_> {
     fn count_xattrs(&mut self) -> Result<()> {
         let mut counts = HashMap::<u64, u32>::new();
         let mut dropped = Vec::new();
-        each_row(self.store, Table::Xattr, &mut |key, _| {
+        each_row(self.store, Table::Xattr, |key, _| {
             match rows::parse_ino(key) {
                 Ok(ino) if self.inodes.contains_key(&ino) => *counts.entry(ino).or_default() += 1,
                 _ => dropped.push(key.to_vec()),
@@ -595,7 +595,7 @@ fn fill_holes(store: &dyn Store, writer: &mut Writer<'_>, ino: u64, slots: u64) 
 pub fn paths(store: &dyn Store) -> Result<HashMap<u64, PathBuf>> {
     use std::os::unix::ffi::OsStrExt;
     let mut names = HashMap::<u64, (u64, Vec<u8>)>::new();
-    each_row(store, Table::Dirent, &mut |key, row| {
+    each_row(store, Table::Dirent, |key, row| {
         if let (Ok(parent), Ok(entry)) = (rows::parse_ino(key), Dirent::decode(key, row)) {
             names.entry(entry.ino).or_insert((parent, entry.name));
         }

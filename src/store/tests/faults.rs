@@ -67,11 +67,12 @@ fn a_fault_at_any_write_or_sync_loses_nothing() {
             assert!(failed.is_none(), "{failed:?}");
             break;
         }
-        at += 1;
+        at += step;
+        tried += 1;
     }
-    eprintln!("{at} writes and syncs, {failures} of them reported");
+    eprintln!("{at} writes and syncs, {tried} tried, {failures} of these reported");
     assert!(
-        at > 30 && failures > 10,
+        at > 30 && failures * 2 > tried,
         "{at} operations, {failures} failures"
     );
 }
