@@ -270,6 +270,7 @@ impl Shared {
                 let new = encoded.get(name).filter(|_| before.is_none() || chunk.heal);
                 after = match (&before, new, frozen.fresh.get(name)) {
                     (_, Some((value, kind)), Some(plain)) => Some(ChunkRow {
+                        lost: false,
                         plain_len: plain.len() as u32, // at most the chunk size
                         refs: refs_now,
                         time: now,
@@ -356,7 +357,9 @@ impl Shared {
         }
         for (name, chunk) in &mut chunks {
             if let Some(row) = self.store.get(Table::Chunk, &name.0)? {
-                chunk.row = Some(ChunkRow::decode(&row)?);
+                let row = ChunkRow::decode(&row)?;
+                chunk.heal |= row.lost && frozen.fresh.contains_key(name);
+                chunk.row = Some(row);
             }
         }
         Ok(chunks)

@@ -28,6 +28,7 @@ mod ledger;
 mod op;
 mod overlay;
 mod read;
+mod repair;
 mod rows;
 mod scrub;
 mod stats;
@@ -48,7 +49,9 @@ use crate::store::{ChunkId, Space, Store, Table};
 pub use check::{Check, check};
 pub use drain::DrainProgress;
 pub use op::Op;
-pub use scrub::{Damage, scrub};
+pub use repair::{Repair, Writer, each_row, repair, strays};
+pub use rows::{RUN, Run, parse_run_key, run_key};
+pub use scrub::{Damage, Depth, scrub};
 pub use stats::{ChunkStats, Footprint, Stats};
 
 use commit::Swap;

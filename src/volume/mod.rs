@@ -29,6 +29,7 @@ mod handles;
 mod names;
 mod paths;
 mod reaper;
+mod repair;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ use reaper::{Queue, Reaper};
 use rows::{Counters, Inode};
 
 pub use acl::is_acl;
+pub use repair::{adopt, paths, repair};
 pub use types::{
     AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, Mode, NAME_MAX, OpenFlags,
     Options, ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags,
