@@ -3,6 +3,7 @@
 //! Where the machine cannot mount, each test says why it was skipped and
 //! passes.
 
+mod crash;
 mod harness;
 mod killed;
 mod lifecycle;
