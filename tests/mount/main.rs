@@ -4,6 +4,7 @@
 //! passes.
 
 mod crash;
+mod crowd;
 mod harness;
 mod killed;
 mod lifecycle;

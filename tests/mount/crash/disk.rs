@@ -41,6 +41,8 @@ pub struct Blocks {
     /// Bytes written and flushes taken, for the report.
     pub written: u64,
     pub flushes: u64,
+    /// Flushes are acknowledged and do nothing: for the test of the tests.
+    pub lies: bool,
 }
 
 impl Blocks {
@@ -67,6 +69,9 @@ impl Blocks {
 
     fn flush(&mut self) {
         self.flushes += 1;
+        if self.lies {
+            return;
+        }
         for (number, versions) in std::mem::take(&mut self.cached) {
             self.safe
                 .extend(versions.last().map(|last| (number, last.clone())));
@@ -278,6 +283,11 @@ impl Disk {
     /// The root of its ext4.
     pub fn root(&self) -> PathBuf {
         self.mounted.path().into()
+    }
+
+    /// From now on.
+    pub fn lie(&self) {
+        self.blocks.lock().lies = true;
     }
 
     /// The blocks now. Cheap: they are shared until written.

@@ -274,54 +274,62 @@ fn kills_at_random_moments_lose_nothing() {
     disk.remove();
 }
 
-#[test]
-fn power_cuts_lose_nothing_that_was_acknowledged() {
-    if let Some(why) = obstacle() {
-        return skip(&why);
-    }
-    if !have("losetup") || !have("mkfs.ext4") {
-        return;
-    }
-    let (rounds, seed) = (setting("LACONICFS_CUTS").unwrap_or(3), seed());
-    let begun = Instant::now();
+/// What this machine lacks for cutting the power, if anything.
+fn no_disk() -> Option<String> {
+    obstacle().or_else(|| match have("losetup") && have("mkfs.ext4") {
+        true => None,
+        false => Some("no disk can be made".into()),
+    })
+}
+
+/// Rounds that end in a power cut. `honest` when the disk keeps what it
+/// flushes. Returns what reached it.
+fn cut_power(
+    rounds: u64,
+    seed: u64,
+    honest: bool,
+    figures: &mut Figures,
+) -> Result<String, String> {
     let mut random = Random::new(seed);
-    let mut figures = Figures::default();
     let (mut written, mut flushes) = (0, 0);
-    let mut disk = match Disk::attach(Blocks::default(), DISK) {
-        Ok(disk) => disk,
-        Err(why) => return skip(&why),
-    };
+    let mut disk = Disk::attach(Blocks::default(), DISK)?;
     let dir = tempfile::tempdir().unwrap();
     daemon::make(&disk.root().join("store"));
     let mut known = None;
     for round in 1..=rounds {
-        let keeps = [Keeps::All, Keeps::Nothing, Keeps::Some, Keeps::Some][random.below(4)];
+        let keeps = match random.below(4) {
+            _ if !honest => Keeps::Nothing,
+            0 => Keeps::All,
+            1 => Keeps::Nothing,
+            _ => Keeps::Some,
+        };
+        if !honest && round > 1 {
+            disk.lie();
+        }
         let mut cut = None;
         let store = disk.root().join("store");
-        let saved = daemon::OnPanic::new({
+        let saved = honest.then(|| {
             let blocks = disk.snapshot();
-            move |path| blocks.save(path, DISK)
+            daemon::OnPanic::new(move |path| blocks.save(path, DISK))
         });
         let mut next = Round {
             store: &store,
             dir: dir.path(),
             random: &mut random,
-            figures: &mut figures,
+            figures,
             label: format!("seed {seed}, power cut {round}"),
         };
         next.run(&mut known, round % 20 == 0, &mut |_, journals| {
             // What is acknowledged now must be there after the cut; what
             // begins before the cut is over may.
-            let marks: Vec<_> = journals
-                .iter()
-                .map(|journal| journal.lock().marks())
-                .collect();
-            let blocks = disk.snapshot();
+            let marks: Vec<_> = journals.iter().map(|j| j.lock().marks()).collect();
+            cut = Some(disk.snapshot());
             let judged = journals.iter().zip(&marks);
-            let judged =
-                judged.map(|(journal, marks)| journal.lock().clone().acknowledged_as(marks));
-            cut = Some(blocks);
-            Some(judged.collect())
+            Some(
+                judged
+                    .map(|(j, marks)| j.lock().clone().acknowledged_as(marks))
+                    .collect(),
+            )
         });
         drop(saved);
         let blocks = cut.unwrap();
@@ -332,9 +340,37 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
             .unwrap_or_else(|why| panic!("seed {seed}, power cut {round}, kept {keeps:?}: {why}"));
     }
     finish(&disk.root().join("store"), dir.path(), &known.unwrap());
-    let more = format!(
+    Ok(format!(
         "; {} MB reached the disk in {flushes} flushes",
         written / 1_000_000
-    );
-    figures.print("power cuts", seed, begun, &more);
+    ))
+}
+
+#[test]
+fn power_cuts_lose_nothing_that_was_acknowledged() {
+    if let Some(why) = no_disk() {
+        return skip(&why);
+    }
+    let (rounds, seed) = (setting("LACONICFS_CUTS").unwrap_or(3), seed());
+    let begun = Instant::now();
+    let mut figures = Figures::default();
+    match cut_power(rounds, seed, true, &mut figures) {
+        Ok(more) => figures.print("power cuts", seed, begun, &more),
+        Err(why) => skip(&why),
+    }
+}
+
+/// The harness can fail: nothing survives a disk that acknowledges flushes and
+/// forgets.
+#[test]
+fn a_disk_that_lies_is_found_out() {
+    if let Some(why) = no_disk() {
+        return skip(&why);
+    }
+    let rounds = || cut_power(8, seed(), false, &mut Figures::default());
+    match std::panic::catch_unwind(rounds) {
+        Err(_) => {}
+        Ok(Err(why)) => skip(&why),
+        Ok(Ok(_)) => panic!("everything survived a disk that forgets what it flushed"),
+    }
 }

@@ -267,7 +267,9 @@ impl<'a> Client<'a> {
             return Ok(());
         }
         self.perform(
-            |state| drop(state.names.insert(other.clone(), state.names[name])),
+            |state| {
+                state.names.insert(other.clone(), state.names[name]);
+            },
             || fs::hard_link(self.path(name), self.path(&other)),
         )
     }
