@@ -32,18 +32,25 @@ fn every_file_of_the_corpus_is_survived() {
 /// bytes flipped, and cut at some places.
 #[test]
 fn seeds_with_flipped_bits_are_survived() {
+    let mut harmful = Vec::new();
     for (name, target) in targets::ALL {
-        for (_, seed) in seeds().into_iter().filter(|(of, _)| of.0 == name) {
-            for bit in (0..(seed.len() * 8).min(1500)).step_by(3) {
-                let mut bytes = seed.clone();
+        for ((_, seed), bytes) in seeds().into_iter().filter(|(of, _)| of.0 == name) {
+            let flips = (0..(bytes.len() * 8).min(1500)).step_by(3).map(|bit| {
+                let mut bytes = bytes.clone();
                 bytes[bit / 8] ^= 1 << (bit % 8);
-                target(&bytes);
-            }
-            for len in (0..seed.len()).step_by(1 + seed.len() / 16) {
-                target(&seed[..len]);
+                (format!("bit {bit} flipped"), bytes)
+            });
+            let cuts = (0..bytes.len()).step_by(1 + bytes.len() / 16);
+            let cuts = cuts.map(|len| (format!("cut after {len}"), bytes[..len].to_vec()));
+            for (what, input) in flips.chain(cuts) {
+                let run = std::panic::AssertUnwindSafe(|| target(&input));
+                if std::panic::catch_unwind(run).is_err() {
+                    harmful.push(format!("{name}/{seed}, {what}"));
+                }
             }
         }
     }
+    assert!(harmful.is_empty(), "{harmful:#?}");
 }
 
 type Seed = ((&'static str, &'static str), Vec<u8>);

@@ -300,8 +300,10 @@ impl Counters {
         let totals = &mut self.totals;
         let kind = match inode.file_type {
             FileType::Regular => {
-                let bytes = totals.bytes as i64 + change * inode.size as i64;
-                totals.bytes = bytes as u64;
+                // Wrapping, as below: a damaged row may say anything, and
+                // the check finds it.
+                let bytes = (inode.size as i64).wrapping_mul(change);
+                totals.bytes = totals.bytes.wrapping_add_signed(bytes);
                 &mut totals.files
             }
             FileType::Directory => &mut totals.directories,

@@ -84,7 +84,8 @@ impl Volume {
                 if names + name.len() + 1 > XATTR_MAX {
                     return Err(Error::NoSpace);
                 }
-                inode.xattrs += 1;
+                // Saturating: a damaged row may say anything.
+                inode.xattrs = inode.xattrs.saturating_add(1);
             }
             change
                 .op
