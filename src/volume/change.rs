@@ -153,7 +153,10 @@ impl Change<'_, '_> {
     pub fn add_inode(&mut self, inode: &Inode) -> Result<u64> {
         let mut counters = self.counters()?;
         let ino = counters.next_ino;
-        counters.next_ino += 1;
+        let next = counters.next_ino.checked_add(1);
+        counters.next_ino = next.ok_or_else(|| {
+            Error::Corrupt("the volume's row says that all inode numbers are used".into())
+        })?;
         counters.count(inode, 1);
         self.put_counters(&counters)?;
         self.put(ino, inode)?;
@@ -196,7 +199,7 @@ impl Change<'_, '_> {
             .put(Table::Dirent, key, rows::dirent_row(ino, file_type))?;
         let now = self.now;
         self.edit(parent, |dir| {
-            dir.size += 1;
+            dir.size = dir.size.saturating_add(1);
             (dir.mtime, dir.ctime) = (now, now);
             Ok(())
         })
