@@ -1,7 +1,6 @@
 //! The commands of the `laconicfs` binary: one file each, and what they share.
 
 mod bench;
-mod check;
 mod codec;
 mod coded;
 mod daemon;
@@ -10,6 +9,7 @@ mod drain;
 mod exit;
 mod export;
 mod files;
+mod fsck;
 mod import;
 mod locate;
 mod logging;
@@ -75,8 +75,9 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Show what a store holds and takes
     Stat(stat::StatArgs),
-    /// Check a store that is not mounted
-    Check(check::CheckArgs),
+    /// Check a store that is not mounted, and repair it
+    #[command(visible_alias = "check")]
+    Fsck(fsck::FsckArgs),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     /// Write a snapshot as a stream, for `receive`
@@ -104,17 +105,24 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version go to standard output and are no failure.
             let _ = error.print();
+            let fsck = |arg: &OsString| arg == "fsck" || arg == "check";
             return match error.use_stderr() {
+                true if std::env::args_os().nth(1).as_ref().is_some_and(fsck) => {
+                    ExitCode::from(fsck::USAGE)
+                }
                 true => ExitCode::from(Exit::Usage as u8),
                 false => ExitCode::SUCCESS,
             };
         }
     };
     match catch_unwind(AssertUnwindSafe(|| run(&cli))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(status)) => ExitCode::from(status),
         Ok(Err(error)) => {
             complain(&exit::message(&error));
-            ExitCode::from(Exit::of(&error) as u8)
+            ExitCode::from(match &cli.command {
+                Command::Fsck(_) => fsck::FAILED,
+                _ => Exit::of(&error) as u8,
+            })
         }
         Err(_) => {
             complain("that was a bug of laconicfs, please report it; stored data is not affected");
@@ -123,19 +131,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+/// Returns the exit status of what went well.
+fn run(cli: &Cli) -> Result<u8> {
     let json = cli.json;
     // The daemon of a mount logs to its store.
     if !matches!(&cli.command, Command::Mount(args) if args.logs_itself()) {
         logging::to_stderr();
     }
-    match &cli.command {
+    let done = match &cli.command {
         Command::Mkfs(args) => mkfs::run(args, json),
         Command::Mount(args) => mount::run(args, json),
         Command::Umount(args) => umount::run(args, json),
         Command::Drain(args) => drain::run(args, json),
         Command::Stat(args) => stat::run(args, json),
-        Command::Check(args) => check::run(args, json),
+        Command::Fsck(args) => return fsck::run(args, json),
         Command::Snapshot(command) => snapshot::run(command, json),
         Command::Send(args) => send::send_stream(args, json),
         Command::Receive(args) => send::receive(args, json),
@@ -144,7 +153,8 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Codec(command) => codec::run(command, json),
         Command::Model(command) => model::run(command, json),
         Command::Demo(args) => demo::run(args, json),
-    }
+    };
+    done.map(|()| fsck::CLEAN)
 }
 
 fn complain(message: &str) {

@@ -27,12 +27,12 @@ pub fn rows(what: &str) -> ProgressBar {
         .with_message(what.to_string())
 }
 
-/// A bar that counts bytes, nobody knows of how many.
-pub fn streamed(what: &str) -> ProgressBar {
+/// Counts bytes without knowing how many there will be.
+pub fn count_bytes(what: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{msg:12} {spinner} {binary_bytes} {binary_bytes_per_sec}")
             .unwrap_or_else(|_| ProgressStyle::default_spinner());
-    ProgressBar::new_spinner()
+    ProgressBar::no_length()
         .with_style(style)
         .with_message(what.to_string())
 }

@@ -107,7 +107,7 @@ pub fn send_stream(args: &SendArgs, json: bool) -> Result<()> {
         from: args.from.clone(),
         resume,
     };
-    let bar = progress::streamed("sending");
+    let bar = progress::count_bytes("sending");
     let mut out = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
     let sent: Sent = match locate::find(&args.path)? {
         Found::Closed(store) => {
@@ -251,7 +251,7 @@ pub fn receive(args: &ReceiveArgs, json: bool) -> Result<()> {
         name: args.name.clone(),
         verify: args.verify,
     };
-    let bar = progress::streamed("receiving");
+    let bar = progress::count_bytes("receiving");
     let exists = args.store.symlink_metadata().is_ok();
     let found = match exists {
         true => locate::find(&args.store)?,

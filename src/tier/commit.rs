@@ -282,8 +282,12 @@ impl Shared {
             let mut after = None;
             if refs_now > 0 {
                 let new = encoded.get(name).filter(|_| before.is_none() || chunk.heal);
+                // A frame from elsewhere, where there is none that can be read.
+                let lacks = before.as_ref().is_none_or(|row| row.lost);
+                let adopted = frozen.layer.adopted.get(name).filter(|_| lacks);
                 after = match (&before, new, frozen.fresh.get(name)) {
                     (_, Some((value, kind)), Some(plain)) => Some(ChunkRow {
+                        lost: false,
                         plain_len: plain.len() as u32, // at most the chunk size
                         refs: refs_now,
                         time: now,
@@ -291,17 +295,15 @@ impl Shared {
                         class: Class::Hot,
                         value: value.clone(),
                     }),
-                    (None, ..) if frozen.layer.adopted.contains_key(name) => {
-                        let adopted = frozen.layer.adopted.get(name);
-                        adopted.map(|adopted| ChunkRow {
-                            plain_len: adopted.plain_len,
-                            refs: refs_now,
-                            time: now,
-                            kind: adopted.kind,
-                            class: adopted.class,
-                            value: adopted.value.clone(),
-                        })
-                    }
+                    _ if adopted.is_some() => adopted.map(|adopted| ChunkRow {
+                        lost: false,
+                        plain_len: adopted.plain_len,
+                        refs: refs_now,
+                        time: now,
+                        kind: adopted.kind,
+                        class: adopted.class,
+                        value: adopted.value.clone(),
+                    }),
                     (Some(row), ..) => Some(ChunkRow {
                         refs: refs_now,
                         ..row.clone()
@@ -381,7 +383,9 @@ impl Shared {
         }
         for (name, chunk) in &mut chunks {
             if let Some(row) = self.store.get(Table::Chunk, &name.0)? {
-                chunk.row = Some(ChunkRow::decode(&row)?);
+                let row = ChunkRow::decode(&row)?;
+                chunk.heal |= row.lost && frozen.fresh.contains_key(name);
+                chunk.row = Some(row);
             }
         }
         Ok(chunks)

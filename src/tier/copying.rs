@@ -31,7 +31,7 @@ pub const SPACES: u32 = 1 << 19;
 /// The tables whose keys begin with an inode number, in the order in which
 /// they are copied. Inodes first: what says that an inode is to be freed is
 /// replaced before its chunks are.
-const TABLES: [Table; 5] = [
+pub const SPACE_TABLES: [Table; 5] = [
     Table::Inode,
     Table::Orphan,
     Table::Dirent,
@@ -55,7 +55,7 @@ pub fn base_of(space: u32) -> u64 {
 /// A copy that is being made.
 pub(super) struct Copying {
     base: u64,
-    /// Where copying goes on: an index into `TABLES` and a key.
+    /// Where copying goes on: an index into `SPACE_TABLES` and a key.
     at: (usize, Vec<u8>),
     /// Keys from there on that have changed since the copy's moment.
     touched: BTreeSet<(usize, Vec<u8>)>,
@@ -72,7 +72,7 @@ pub struct Cursor {
 }
 
 fn place(table: Table) -> Option<usize> {
-    TABLES.iter().position(|of| *of == table)
+    SPACE_TABLES.iter().position(|of| *of == table)
 }
 
 /// A key of one space in another.
@@ -240,8 +240,8 @@ impl Op<'_> {
         let (mut table, mut from) = copying.at.clone();
         let end = SPACE.to_be_bytes();
         let (mut left, mut copied) = (limit, 0);
-        while left > 0 && table < TABLES.len() {
-            let rows = self.scan(TABLES[table], &from, Some(&end), left)?;
+        while left > 0 && table < SPACE_TABLES.len() {
+            let rows = self.scan(SPACE_TABLES[table], &from, Some(&end), left)?;
             let all = rows.len() < left;
             left -= rows.len();
             if let Some((last, _)) = rows.last() {
@@ -250,7 +250,7 @@ impl Op<'_> {
             for (key, row) in rows {
                 let touched = |copying: &Copying| copying.touched.contains(&(table, key.clone()));
                 if !self.state.copying.as_ref().is_some_and(touched) {
-                    self.put_copy(TABLES[table], moved(&key, 0, base)?, &row)?;
+                    self.put_copy(SPACE_TABLES[table], moved(&key, 0, base)?, &row)?;
                     copied += 1;
                 }
             }
@@ -263,13 +263,13 @@ impl Op<'_> {
             copying.at = (table, from);
             copying.touched = copying.touched.split_off(&copying.at);
         }
-        Ok((table < TABLES.len()).then_some(copied))
+        Ok((table < SPACE_TABLES.len()).then_some(copied))
     }
 
     /// Removes at most `limit` rows of a space; `true` when none is left.
     pub fn remove_rows(&mut self, space: u32, cursor: &mut Cursor, limit: usize) -> Result<bool> {
         self.begin_change()?;
-        let Some(table) = TABLES.get(cursor.table).copied() else {
+        let Some(table) = SPACE_TABLES.get(cursor.table).copied() else {
             return Ok(true);
         };
         let start = match &cursor.from {
@@ -289,7 +289,7 @@ impl Op<'_> {
                 cursor.table += 1;
             }
         }
-        Ok(cursor.table == TABLES.len())
+        Ok(cursor.table == SPACE_TABLES.len())
     }
 
     /// Makes the rows of one space equal to those of another, at most `limit`
@@ -302,7 +302,7 @@ impl Op<'_> {
         limit: usize,
     ) -> Result<Option<u64>> {
         self.begin_growth()?;
-        let Some(table) = TABLES.get(cursor.table).copied() else {
+        let Some(table) = SPACE_TABLES.get(cursor.table).copied() else {
             return Ok(None);
         };
         let (source, target) = (base_of(from), base_of(to));

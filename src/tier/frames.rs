@@ -48,6 +48,9 @@ impl Shared {
             let row = self.store.get(Table::Chunk, &name.0)?;
             let frame = row.ok_or(Error::Stale).and_then(|row| {
                 let row = ChunkRow::decode(&row)?;
+                if row.lost {
+                    return Err(rows::lost(name));
+                }
                 Ok(Frame {
                     plain_len: row.plain_len,
                     cold: row.class == Class::Cold,

@@ -30,6 +30,7 @@ mod ledger;
 mod op;
 mod overlay;
 mod read;
+mod repair;
 mod rows;
 mod scrub;
 mod stats;
@@ -48,11 +49,13 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Space, Store, Table};
 
 pub use check::{Check, check};
-pub use copying::{Cursor, SPACE, SPACES, base_of, space_of};
+pub use copying::{Cursor, SPACE, SPACE_TABLES, SPACES, base_of, space_of};
 pub use drain::DrainProgress;
 pub use frames::{Frame, chunks_of_row, model_of_frame};
 pub use op::Op;
-pub use scrub::{Damage, scrub};
+pub use repair::{Repair, Writer, each_row, repair, strays};
+pub use rows::{RUN, Run, parse_run_key, run_key};
+pub use scrub::{Damage, Depth, scrub};
 pub use stats::{ChunkStats, Footprint, Stats};
 
 use commit::Swap;

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Table};
 
 use super::content::Slot;
-use super::rows::ChunkRow;
+use super::rows::{self, ChunkRow};
 use super::{Plain, Shared, State};
 
 /// Readers whose place is remembered.
@@ -377,10 +377,14 @@ impl Shared {
         }
     }
 
-    /// The row of a chunk; [`Error::Stale`] when there is none.
+    /// The row of a chunk that is there; [`Error::Stale`] when there is none.
     fn row(&self, name: &ChunkId) -> Result<ChunkRow> {
         let row = self.store.get(Table::Chunk, &name.0)?.ok_or(Error::Stale)?;
-        ChunkRow::decode(&row)
+        let row = ChunkRow::decode(&row)?;
+        match row.lost {
+            true => Err(rows::lost(name)),
+            false => Ok(row),
+        }
     }
 
     /// The row and the plain bytes of a chunk from the store, verified.

@@ -169,7 +169,9 @@ impl Change<'_, '_> {
         let mut counters = self.counters()?;
         let ino = counters.next_ino;
         if is_fixed(ino) {
-            return Err(Error::NoSpace);
+            return Err(Error::Corrupt(
+                "the volume's row says that all inode numbers are used".into(),
+            ));
         }
         counters.next_ino += 1;
         counters.count(inode, 1);
@@ -217,7 +219,7 @@ impl Change<'_, '_> {
             .put(Table::Dirent, key, rows::dirent_row(ino, file_type))?;
         let now = self.now;
         self.edit(parent, |dir| {
-            dir.size += 1;
+            dir.size = dir.size.saturating_add(1);
             (dir.mtime, dir.ctime) = (now, now);
             Ok(())
         })

@@ -29,6 +29,7 @@ mod handles;
 mod names;
 mod paths;
 mod reaper;
+mod repair;
 mod rows;
 mod snapshots;
 #[cfg(test)]
@@ -53,6 +54,7 @@ use reaper::{Queue, Reaper};
 use rows::{Counters, Inode};
 
 pub use acl::is_acl;
+pub use repair::{adopt, paths, repair};
 pub use snapshots::{SNAPSHOTS, SNAPSHOTS_NAME, Snapshot, check_snapshot_name};
 pub use transfer::{Incoming, Receiving, SentSnapshot};
 pub use types::{
