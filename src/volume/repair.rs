@@ -135,8 +135,14 @@ impl State<'_> {
     fn drop_stray_spaces(&mut self) -> Result<()> {
         let mut known = HashSet::from([0]);
         let mut stray = Vec::new();
-        each_row(self.store, Table::Meta, |key, _| {
-            known.extend(rows::parse_snapshot_key(key).ok());
+        each_row(self.store, Table::Meta, |key, row| {
+            if let Ok(space) = rows::parse_snapshot_key(key) {
+                match SnapshotRow::decode(row) {
+                    Ok(_) => drop(known.insert(space)),
+                    Err(error @ Error::NewerFormat { .. }) => return Err(error),
+                    Err(_) => stray.push((Table::Meta, key.to_vec())),
+                }
+            }
             Ok(())
         })?;
         for table in tier::SPACE_TABLES {
@@ -540,8 +546,9 @@ impl State<'_> {
         let mut dropped = Vec::new();
         each_row(self.store, Table::Xattr, |key, _| {
             match rows::parse_ino(key) {
-                Ok(ino) if is_fixed(ino) => {}
-                Ok(ino) if self.inodes.contains_key(&ino) => *counts.entry(ino).or_default() += 1,
+                Ok(ino) if is_fixed(ino) || self.inodes.contains_key(&ino) => {
+                    *counts.entry(ino).or_default() += 1
+                }
                 _ => dropped.push(key.to_vec()),
             }
             Ok(())
@@ -552,6 +559,22 @@ impl State<'_> {
         }
         for (ino, inode) in &mut self.inodes {
             inode.xattrs = counts.get(ino).copied().unwrap_or(0);
+        }
+        // Of snapshots this much is put in order: values can be lost.
+        let mut changed = Vec::new();
+        each_row(self.store, Table::Inode, |key, row| {
+            let ino = rows::parse_ino(key).unwrap_or(0);
+            if let (true, Ok(mut inode)) = (is_fixed(ino), Inode::decode(row)) {
+                let counted = counts.get(&ino).copied().unwrap_or(0);
+                if std::mem::replace(&mut inode.xattrs, counted) != counted {
+                    changed.push((key.to_vec(), inode.encode()));
+                }
+            }
+            Ok(())
+        })?;
+        for (key, row) in changed {
+            self.say(format!("inode {key:02x?} of a snapshot lost an attribute"));
+            self.writer.put(Table::Inode, &key, row)?;
         }
         Ok(())
     }

@@ -457,3 +457,50 @@ fn damage_in_snapshots_is_found() {
         change.op.delete(Table::Inode, rows::inode_key(entry.ino))
     });
 }
+
+fn repaired(store: &Arc<dyn Store>) -> Vec<String> {
+    use crate::tier::Depth;
+    let codec = crate::codec::Codec::default();
+    let mut said = crate::volume::repair(&**store, CHUNK as u64).unwrap();
+    let tier = tier::repair(&**store, &codec, Depth::Chunks, CHUNK, 1, &mut |_| ()).unwrap();
+    said.extend(tier.corrected);
+    said.extend(crate::volume::repair(&**store, CHUNK as u64).unwrap());
+    said
+}
+
+#[test]
+fn repairs_leave_snapshots_alone_and_drop_what_belongs_to_none() {
+    let mut f = filled(memory(), 60);
+    f.volume.create_snapshot("one", &mut |_| ()).unwrap();
+    f.volume.create_snapshot("two", &mut |_| ()).unwrap();
+    let before = tree(&f.volume);
+    let lost = inside(&f.volume, "two");
+    f.reopen(Options::default());
+    f.volume.close().unwrap();
+    f.volume.tier().close().unwrap();
+    assert_eq!(repaired(&f.store), Vec::<String>::new());
+    let mut batch = crate::store::Batch::default();
+    batch.delete(Table::Meta, rows::snapshot_key(2));
+    batch.delete(Table::Meta, rows::VOLUME);
+    f.store.commit(batch).unwrap();
+    let said = repaired(&f.store);
+    assert!(
+        said.iter().any(|what| what.contains("of no snapshot")),
+        "{said:?}"
+    );
+    f.volume = Volume::open(open_tier(&f.store), Options::default()).unwrap();
+    assert_eq!(names(&f.volume), ["one"]);
+    assert_eq!(tree(&f.volume), before);
+    assert_eq!(tree_below(&f.volume, inside(&f.volume, "one")), before);
+    assert_err!(f.volume.attr(lost), Error::NotFound);
+    // Neither number is used again.
+    f.volume.create_snapshot("three", &mut |_| ()).unwrap();
+    assert!(inside(&f.volume, "three") > lost - crate::tier::SPACE);
+    let new = f.file("new");
+    assert!(before.values().all(|node| node.ino != new));
+    let path = crate::volume::paths(&*f.store).unwrap();
+    assert!(
+        path.values()
+            .any(|path| path.starts_with("/.snapshots/one/d/e"))
+    );
+}
