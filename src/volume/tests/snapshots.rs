@@ -493,7 +493,7 @@ fn repairs_leave_snapshots_alone_and_drop_what_belongs_to_none() {
     assert_eq!(tree(&f.volume), before);
     assert_eq!(tree_below(&f.volume, inside(&f.volume, "one")), before);
     assert_err!(f.volume.attr(lost), Error::NotFound);
-    // Neither number is used again.
+    // What is there keeps its number.
     f.volume.create_snapshot("three", &mut |_| ()).unwrap();
     assert!(inside(&f.volume, "three") > lost - crate::tier::SPACE);
     let new = f.file("new");
