@@ -98,7 +98,9 @@ pub fn send_stream(args: &SendArgs, json: bool) -> Result<()> {
         None => {
             let name = format!("sent-{}", snapshot::name_of_now());
             snapshot::make(&args.path, &name)?;
-            eprintln!("made the snapshot {name}; later ones can be sent with --from {name}");
+            if !json {
+                eprintln!("made the snapshot {name}; later ones can be sent with --from {name}");
+            }
             name
         }
     };
