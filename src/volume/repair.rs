@@ -52,8 +52,9 @@ struct State<'a> {
 
 /// Makes the rows of a volume agree with each other; snapshots stay as they
 /// are, but for parts of chunk maps that cannot be read, and rows of snapshots
-/// that are none go. Values are not looked at, [`tier::repair`] does that afterwards. Returns what was put in order,
-/// in words. Nobody else may use the store meanwhile.
+/// that are none go. Values are not looked at, [`tier::repair`] does that
+/// afterwards. Returns what was put in order, in words. Nobody else may use
+/// the store meanwhile.
 pub fn repair(store: &dyn Store, chunk_size: u64) -> Result<Vec<String>> {
     let mut state = State {
         store,
