@@ -181,7 +181,7 @@ pub fn rotate(sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8])
         return steps::rotate(sums, s, scratch, out);
     };
     let fit = Fit::new(peak(a16));
-    if fit.shift < 0 || a16.len() % 2 != 0 || a16.len() > HEAD {
+    if fit.shift < 0 || !a16.len().is_multiple_of(2) || a16.len() > HEAD {
         return steps::rotate(sums, s, scratch, out);
     }
     let (down, half) = (Down::new(&fit), _mm512_set1_epi32(1 << 14));
@@ -260,7 +260,7 @@ pub fn join(
     scratch: &mut [i32],
     out: &mut [i8],
 ) -> Scale {
-    if head_dim % 16 != 0 || heads.len() % 16 != 0 {
+    if !head_dim.is_multiple_of(16) || !heads.len().is_multiple_of(16) {
         return steps::join(heads, scales, head_dim, scratch, out);
     }
     let exponent = scales.iter().filter(|s| s.m != 0).map(|s| s.e).max();
@@ -291,7 +291,7 @@ pub fn join(
 pub fn accumulate(x: &mut [i32], sums: &[i32], channel: &[u16], cut: u32, row: Scale) {
     let shift = (-row.shifted(cut as i32).e).clamp(1, 62);
     // below 32, a sum may be too large for the high half
-    if shift < 32 || x.len() % 16 != 0 {
+    if shift < 32 || !x.len().is_multiple_of(16) {
         return steps::accumulate(x, sums, channel, cut, row);
     }
     let cut = _mm512_set1_epi64(i64::from(cut));
@@ -498,7 +498,7 @@ pub fn gated(
         Fit::new(peak(g32.as_flattened())),
         Fit::new(peak(u32s.as_flattened())),
     );
-    if gate_fit.shift < 0 || up_fit.shift < 0 || gate.len() % 32 != 0 {
+    if gate_fit.shift < 0 || up_fit.shift < 0 || !gate.len().is_multiple_of(32) {
         return steps::gated(gate, up, s, row, scratch, out);
     }
     let gate_scale = s.gate_unit.times(row).shifted(gate_fit.shift);
@@ -584,7 +584,7 @@ pub fn powers(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32]) ->
         return steps::powers(sums, channel, row, scratch);
     };
     let fit = Fit::new(peak(a32.as_flattened()));
-    if fit.shift < 0 || sums.len() % 32 != 0 {
+    if fit.shift < 0 || !sums.len().is_multiple_of(32) {
         return steps::powers(sums, channel, row, scratch);
     }
     let down = Down::new(&fit);
