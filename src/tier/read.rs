@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use quick_cache::sync::{DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Table};
 
 use super::content::Slot;
-use super::rows::ChunkRow;
+use super::rows::{self, ChunkRow};
 use super::{Plain, Shared, State};
 
 /// Readers whose place is remembered.
@@ -125,6 +125,40 @@ impl Readers {
             reader.next = end;
         }
         reader.streak > 1
+    }
+}
+
+/// How many threads may decode now: decoding takes memory.
+pub(super) struct Decoders {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Decoders {
+    pub fn new(free: usize) -> Self {
+        Self {
+            free: Mutex::new(free.max(1)),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits for a turn, which ends when the guard is dropped.
+    fn turn(&self) -> Turn<'_> {
+        let mut free = self.free.lock();
+        while *free == 0 {
+            self.freed.wait(&mut free);
+        }
+        *free -= 1;
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Decoders);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock() += 1;
+        self.0.freed.notify_one();
     }
 }
 
@@ -329,7 +363,10 @@ impl Shared {
         }
         let frames = guards.iter();
         let frames: Vec<Coded> = frames.map(|(_, _, f, len)| (f.as_slice(), *len)).collect();
-        let plains = self.codec.decode_many(&frames);
+        let plains = {
+            let _turn = self.decoders.turn();
+            self.codec.decode_many(&frames)
+        };
         for ((name, guard, ..), plain) in guards.into_iter().zip(plains) {
             if let Ok(plain) = plain
                 && ChunkId::of(&plain) == *name
@@ -340,10 +377,14 @@ impl Shared {
         }
     }
 
-    /// The row of a chunk; [`Error::Stale`] when there is none.
+    /// The row of a chunk that is there; [`Error::Stale`] when there is none.
     fn row(&self, name: &ChunkId) -> Result<ChunkRow> {
         let row = self.store.get(Table::Chunk, &name.0)?.ok_or(Error::Stale)?;
-        ChunkRow::decode(&row)
+        let row = ChunkRow::decode(&row)?;
+        match row.lost {
+            true => Err(rows::lost(name)),
+            false => Ok(row),
+        }
     }
 
     /// The row and the plain bytes of a chunk from the store, verified.
@@ -351,6 +392,7 @@ impl Shared {
     pub(super) fn fetch(&self, name: &ChunkId) -> Result<(ChunkRow, Vec<u8>)> {
         let row = self.row(name)?;
         let plain = self.store.value(&row.value).and_then(|frame| {
+            let _turn = self.decoders.turn();
             let plain = self.codec.decode(&frame, row.plain_len as usize)?;
             match ChunkId::of(&plain) == *name {
                 true => Ok(plain),
