@@ -687,6 +687,7 @@ mod tests {
             next_space: 0,
             next_ino: 9,
             totals: Totals::default(),
+            next_space: 0,
         };
         for change in [1, 1, 1, -1, -1, -1] {
             counters.count(&inode, change);
