@@ -684,7 +684,6 @@ mod tests {
         assert_eq!(hex(&inode.encode()), golden);
         assert_eq!(Inode::decode(&inode.encode()).unwrap(), inode);
         let mut counters = Counters {
-            next_space: 0,
             next_ino: 9,
             totals: Totals::default(),
             next_space: 0,
