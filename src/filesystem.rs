@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lm::model::Model;
 use crate::memory::Budget;
 use crate::parallel;
-use crate::store::{Access, Properties, Store, StoreDir};
+use crate::store::{Access, Properties, Store, StoreDir, Table};
 use crate::tier::{self, Tier};
 use crate::volume::{self, Volume};
 
@@ -173,6 +173,51 @@ impl FileSystem {
         models(&dir)
     }
 
+    /// Puts the store at `path` in order: its files, then the rows of the
+    /// volume, then the chunks. Nobody else may have it open. `each` hears of
+    /// the plain bytes of the chunks looked at.
+    pub fn repair(path: &Path, depth: tier::Depth, each: &mut dyn FnMut(u64)) -> Result<Repaired> {
+        let mut corrected = StoreDir::examine(path)?;
+        let mut missing = Vec::new();
+        let dir = match StoreDir::open(path, Access::Write) {
+            Err(Error::Corrupt(what)) => {
+                log::warn!("{what}");
+                missing = StoreDir::salvage_rows(path)?;
+                StoreDir::open(path, Access::Write)?
+            }
+            opened => opened?,
+        };
+        for (hash, _) in dir.models()? {
+            if let (Err(_), Some(bytes)) = (dir.model(&hash), embedded(&hash)) {
+                dir.put_model(bytes)?;
+            }
+        }
+        let (codec, _) = codec(&dir)?;
+        let store: Arc<dyn Store> = dir.store();
+        let chunk_size = dir.properties().chunk_size as usize;
+        let bare = store.scan(Table::Inode, &[], None, 1)?.is_empty();
+        if bare && store.scan(Table::Dirent, &[], None, 1)?.is_empty() {
+            let files = volume::adopt(&*store, &codec, chunk_size)?;
+            missing.push(format!(
+                "all names, owners and times are lost; {files} chunks of files were found in the \
+                 value logs and are in /lost+found"
+            ));
+        }
+        corrected.extend(volume::repair(&*store, chunk_size as u64)?);
+        let threads = crate::parallel::available();
+        let repair = tier::repair(&*store, &codec, depth, chunk_size, threads, each)?;
+        corrected.extend(repair.corrected);
+        // Rows of attributes went, and files still count them.
+        if !repair.lost_attributes.is_empty() {
+            volume::repair(&*store, chunk_size as u64)?;
+        }
+        Ok(Repaired {
+            corrected,
+            missing,
+            lost_attributes: repair.lost_attributes,
+        })
+    }
+
     /// The canonical path of the store.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -184,6 +229,37 @@ impl FileSystem {
 
     pub fn codec(&self) -> &Codec {
         &self.codec
+    }
+
+    /// The model that new chunks are coded with.
+    pub fn own_model(&self) -> Option<blake3::Hash> {
+        let hex = self.dir.properties().model.as_deref();
+        hex.and_then(|hex| blake3::Hash::from_hex(hex).ok())
+    }
+
+    /// The model of the store that frames call by these first bytes.
+    pub fn model_named(&self, short: [u8; 4]) -> Result<blake3::Hash> {
+        let mut models = self.dir.models()?.into_iter().map(|(hash, _)| hash);
+        let found = models.find(|hash| hash.as_bytes().starts_with(&short));
+        found.ok_or_else(|| {
+            Error::Model("a chunk was coded with a model that is not in this store".into())
+        })
+    }
+
+    pub fn model_bytes(&self, hash: &blake3::Hash) -> Result<Vec<u8>> {
+        self.dir.model(hash)
+    }
+
+    /// Adds a model that chunks from elsewhere were coded with. They can be
+    /// read when the store is opened again.
+    pub fn put_model(&self, bytes: &[u8]) -> Result<()> {
+        Model::parse(bytes.to_vec())?;
+        self.dir.put_model(bytes).map(drop)
+    }
+
+    /// A codec that knows the models which came since the store was opened too.
+    pub fn codec_of_all_models(&self) -> Result<Codec> {
+        Ok(codec(&self.dir)?.0)
     }
 
     pub fn volume(&self) -> &Arc<Volume> {
@@ -209,6 +285,7 @@ impl FileSystem {
     /// The store in figures.
     pub fn report(&self) -> Result<Report> {
         let totals = self.volume.totals()?;
+        let snapshots = self.volume.snapshots()?;
         let stats = self.tier.stats()?;
         let space = stats.space;
         Ok(Report {
@@ -220,6 +297,8 @@ impl FileSystem {
             directories: totals.directories,
             others: totals.others,
             logical: totals.bytes,
+            snapshots: snapshots.len() as u64,
+            in_snapshots: snapshots.iter().map(|snapshot| snapshot.logical).sum(),
             disk: Disk {
                 total: space.database + space.logs + space.other,
                 database: space.database,
@@ -257,6 +336,18 @@ impl FileSystem {
     }
 }
 
+/// What [`FileSystem::repair`] did.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    /// What was not as it should be, in words.
+    pub corrected: Vec<String>,
+    /// Rows that are known to be missing, in words.
+    pub missing: Vec<String>,
+    /// Keys of extended attributes that are lost: the inode as `u64`, and the
+    /// name.
+    pub lost_attributes: Vec<Vec<u8>>,
+}
+
 /// The models of a store, its own first.
 fn models(dir: &StoreDir) -> Result<Vec<Vec<u8>>> {
     let own = dir.properties().model.clone();
@@ -265,7 +356,24 @@ fn models(dir: &StoreDir) -> Result<Vec<Vec<u8>>> {
         hashes.retain(|hash| *hash != own);
         hashes.insert(0, own);
     }
-    hashes.iter().map(|hash| dir.model(hash)).collect()
+    let mut models = Vec::new();
+    for hash in &hashes {
+        match dir.model(hash) {
+            Ok(bytes) => models.push(bytes),
+            // Chunks coded without it can be read all the same.
+            Err(error @ Error::Model(_)) => match embedded(hash) {
+                Some(bytes) => models.push(bytes.to_vec()),
+                None => log::error!("{error}"),
+            },
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(models)
+}
+
+/// The model of this name, if this program has it.
+fn embedded(hash: &blake3::Hash) -> Option<&'static [u8]> {
+    crate::lm::model::embedded().filter(|bytes| blake3::hash(bytes) == *hash)
 }
 
 fn codec(dir: &StoreDir) -> Result<(Codec, Option<ModelName>)> {
@@ -297,6 +405,12 @@ pub struct Report {
     pub others: u64,
     /// Sum of the sizes of the files.
     pub logical: u64,
+    /// Snapshots, and the sum of the sizes of the files in them; they are not
+    /// counted above.
+    #[serde(default)]
+    pub snapshots: u64,
+    #[serde(default)]
+    pub in_snapshots: u64,
     pub disk: Disk,
     pub chunks: Vec<Chunks>,
     /// How often files name chunks, and the plain bytes behind these names.

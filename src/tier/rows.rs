@@ -57,6 +57,9 @@ fn class_of(byte: u8) -> Result<Class> {
 /// How and where a chunk rests: the row of `Chunk` under its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkRow {
+    /// The bytes are gone, and a repair has noted that: reading them is an
+    /// error. Has an empty inline value.
+    pub lost: bool,
     /// Length of the plain bytes.
     pub plain_len: u32,
     /// How many slots of `Cmap` rows name this chunk.
@@ -72,7 +75,7 @@ pub struct ChunkRow {
 impl ChunkRow {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(48);
-        out.extend_from_slice(&[CHUNK_VERSION, 0]);
+        out.extend_from_slice(&[CHUNK_VERSION, u8::from(self.lost)]);
         out.extend_from_slice(&self.plain_len.to_be_bytes());
         out.extend_from_slice(&self.refs.to_be_bytes());
         out.extend_from_slice(&self.time.to_be_bytes());
@@ -91,8 +94,9 @@ impl ChunkRow {
                 known: CHUNK_VERSION.into(),
             });
         }
-        let _flags = row.u8()?;
+        let flags = row.u8()?;
         Ok(Self {
+            lost: flags & 1 != 0,
             plain_len: row.u32()?,
             refs: row.u64()?,
             time: row.u64()?,
@@ -109,6 +113,13 @@ impl ChunkRow {
             ValueRef::Log { len, .. } => u64::from(*len),
         }
     }
+}
+
+/// The error of reading a chunk that a repair has given up.
+pub fn lost(name: &ChunkId) -> Error {
+    Error::Corrupt(format!(
+        "chunk {name} was lost to damage of the store; writing these bytes anew makes it good"
+    ))
 }
 
 /// The chunk names of one run of a file: the row of `Cmap`.
@@ -363,6 +374,7 @@ mod tests {
     #[test]
     fn rows_survive_their_encoding() {
         let row = ChunkRow {
+            lost: false,
             plain_len: 7,
             refs: 3,
             time: 1 << 40,
@@ -375,6 +387,11 @@ mod tests {
             },
         };
         assert_eq!(ChunkRow::decode(&row.encode()).unwrap(), row);
+        let lost = ChunkRow {
+            lost: true,
+            ..row.clone()
+        };
+        assert_eq!(ChunkRow::decode(&lost.encode()).unwrap(), lost);
         let mut run = Run::default();
         run.set(0, Some(ChunkId([1; 32])));
         run.set(RUN * 5 + 31, Some(ChunkId([2; 32])));
@@ -409,6 +426,7 @@ mod tests {
     #[test]
     fn damaged_rows_are_errors() {
         let row = ChunkRow {
+            lost: false,
             plain_len: 7,
             refs: 3,
             time: 0,

@@ -90,7 +90,8 @@ impl Change<'_, '_> {
             if names + name.len() + 1 > XATTR_MAX {
                 return Err(Error::NoSpace);
             }
-            inode.xattrs += 1;
+            // Saturating: a damaged row may say anything.
+            inode.xattrs = inode.xattrs.saturating_add(1);
         }
         self.op.put_value(Table::Xattr, key, XATTR_PREFIX, value)
     }

@@ -4,6 +4,8 @@
 //! passes.
 
 mod acl;
+mod crash;
+mod crowd;
 mod full;
 mod harness;
 mod killed;
