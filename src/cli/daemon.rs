@@ -238,7 +238,8 @@ struct Control {
 impl Handler for Control {
     fn handle(&self, ask: Ask, progress: &mut dyn FnMut(Value) -> bool) -> Answer {
         let result = match ask {
-            Ask::Stop | Ask::Detach => return self.stop(ask == Ask::Detach),
+            Ask::Stop => return self.stop(false),
+            Ask::Detach => return self.stop(true),
             Ask::Stat => self.with(|fs| Ok(serde_json::to_value(fs.report()?)?)),
             Ask::Sync => self.with(|fs| Ok(fs.volume().sync().map(|()| Value::Null)?)),
             Ask::Drain => self.with(|fs| {
