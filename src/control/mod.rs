@@ -205,7 +205,10 @@ mod tests {
         });
         let mut client = Client::connect(&path).unwrap();
         let error = client.ask(Ask::Stat, &mut |_| ()).unwrap_err().to_string();
-        assert!(error.contains("version 7") && error.contains("mount again"), "{error}");
+        assert!(
+            error.contains("version 7") && error.contains("mount again"),
+            "{error}"
+        );
         // What an old one says about our version is shown as it is.
         let mut client = Client::connect(&path).unwrap();
         let failed = client.ask(Ask::Stat, &mut |_| ()).unwrap().unwrap_err();
@@ -222,7 +225,10 @@ mod tests {
         for ask in [Ask::Stat, Ask::Drain, Ask::Sync, Ask::Stop, Ask::Detach] {
             let name = serde_json::to_value(&ask).unwrap();
             let name = name.as_str().unwrap().to_string();
-            assert!(doc.contains(&format!("| `{name}` |")), "{name} is not described");
+            assert!(
+                doc.contains(&format!("| `{name}` |")),
+                "{name} is not described"
+            );
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-use crate::codec::Kind;
+use crate::codec::{Kind, ModelId, Policy};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Table};
 
@@ -99,7 +99,8 @@ struct Job {
 struct Coded {
     name: ChunkId,
     row: ChunkRow,
-    frame: Result<Vec<u8>>,
+    /// The frame, and the model that was tried.
+    frame: Result<(Vec<u8>, Option<ModelId>)>,
 }
 
 pub(super) fn drain_loop(shared: &Arc<Shared>) {
@@ -114,7 +115,7 @@ fn code_loop(shared: &Shared, jobs: &Receiver<Job>, results: &Sender<Coded>) {
         }
         // A coder that fails in an unforeseen way leaves the chunk as it is;
         // it only read shared state.
-        let code = AssertUnwindSafe(|| shared.encode_cold(&name, &plain));
+        let code = AssertUnwindSafe(|| shared.encode_cold(&name, row.policy, None, &plain));
         let frame = catch_unwind(code)
             .unwrap_or_else(|_| Err(Error::Other("the coder failed; please report this".into())));
         if results.send(Coded { name, row, frame }).is_err() {
@@ -124,9 +125,19 @@ fn code_loop(shared: &Shared, jobs: &Receiver<Job>, results: &Sender<Coded>) {
 }
 
 impl Shared {
-    /// The smallest frame of a chunk, known to decode to it.
-    fn encode_cold(&self, name: &ChunkId, plain: &[u8]) -> Result<Vec<u8>> {
-        let frame = self.codec.encode_cold(plain)?;
+    /// The smallest frame of a chunk that its policy allows, known to decode to
+    /// it, and the model that was tried: `model`, or the default one.
+    pub(super) fn encode_cold(
+        &self,
+        name: &ChunkId,
+        policy: Policy,
+        model: Option<ModelId>,
+        plain: &[u8],
+    ) -> Result<(Vec<u8>, Option<ModelId>)> {
+        let model = model
+            .or_else(|| self.codec.model_id())
+            .filter(|_| policy.uses_model());
+        let frame = self.codec.encode_cold_for(policy, model, plain)?;
         // The codec has compared already. Where it is cheap, once more from
         // outside, against the name that every reader will compare with.
         if matches!(Kind::of(&frame)?, Kind::Raw | Kind::Zstd) {
@@ -135,7 +146,7 @@ impl Shared {
                 return Err(Error::Corrupt("the new coding decodes wrongly".into()));
             }
         }
-        Ok(frame)
+        Ok((frame, model))
     }
 
     /// See [`Tier::drain`](super::Tier::drain).
@@ -406,8 +417,8 @@ impl<'scope, 'env> Leader<'scope, 'env> {
     /// Appends what a coder made and has the chunk's row point at it.
     fn take(&mut self, coded: Coded) -> Result<()> {
         let Coded { name, row, frame } = coded;
-        let frame = match frame {
-            Ok(frame) => frame,
+        let (frame, model) = match frame {
+            Ok(coded) => coded,
             Err(error) => {
                 log::error!("chunk {name} could not be coded and stays as it is: {error}");
                 self.fail(name);
@@ -417,15 +428,17 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         let swap = Swap {
             name,
             from: row.value.clone(),
-            to: self.shared.ledger.lock().append(
+            to: Some(self.shared.ledger.lock().append(
                 &*self.shared.store,
                 Class::Cold,
                 Table::Chunk,
                 &name.0,
                 &frame,
-            )?,
+            )?),
             kind: Kind::of(&frame)?,
             class: Class::Cold,
+            policy: row.policy,
+            model,
         };
         self.shared.submit(swap);
         self.swapped = true;
@@ -475,6 +488,13 @@ impl Shared {
     /// Has the next commit point a chunk's row at its new value.
     pub(super) fn submit(&self, swap: Swap) {
         let mut state = self.state.lock();
+        // A model that is on its way out of the store gets no new chunks.
+        if swap.model.is_some_and(|id| self.codec.is_retired(id)) {
+            if let Some(value) = &swap.to {
+                self.ledger.lock().settle(value);
+            }
+            return;
+        }
         state.swaps.push(swap);
         state.changed(self);
     }

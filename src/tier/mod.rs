@@ -28,6 +28,7 @@ mod ledger;
 mod op;
 mod overlay;
 mod read;
+mod recode;
 mod rows;
 mod scrub;
 mod stats;
@@ -41,13 +42,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::codec::Codec;
+use crate::codec::{Codec, Policy};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Space, Store, Table};
 
 pub use check::{Check, check};
 pub use drain::DrainProgress;
 pub use op::Op;
+pub use recode::{RecodeFile, RecodeProgress};
 pub use scrub::{Damage, scrub};
 pub use stats::{ChunkStats, Footprint, Stats};
 
@@ -123,6 +125,10 @@ struct State {
     /// Chunks that rows in `frozen` name and that the store may lack.
     inflight: HashMap<ChunkId, Plain>,
     inflight_bytes: usize,
+    /// What files want of their chunks, where that is not the default: of those
+    /// in `dirty` by inode, of those in `inflight` by name.
+    wishes: HashMap<u64, Policy>,
+    inflight_wishes: HashMap<ChunkId, Policy>,
     /// Chunks to be pointed at their new values.
     swaps: Vec<Swap>,
     /// When the oldest change of `pending` was made.
@@ -205,6 +211,8 @@ struct Shared {
     /// while logs are collected, by one thread at a time.
     stuck: Mutex<HashMap<u64, u64>>,
     drain: drain::Control,
+    /// Held while chunks are coded again on demand.
+    recoding: Mutex<()>,
 }
 
 /// See the module's description. Closes itself when dropped.
@@ -246,6 +254,7 @@ impl Tier {
             readers: Mutex::default(),
             ahead: read::Pool::new(options.decode_threads),
             drain: drain::Control::default(),
+            recoding: Mutex::default(),
             store,
             codec,
             options,
@@ -256,6 +265,8 @@ impl Tier {
                 dirty_bytes: 0,
                 inflight: HashMap::new(),
                 inflight_bytes: 0,
+                wishes: HashMap::new(),
+                inflight_wishes: HashMap::new(),
                 swaps: Vec::new(),
                 since: None,
                 epoch,

@@ -25,6 +25,7 @@ mod content;
 mod directory;
 mod handles;
 mod names;
+mod policy;
 mod reaper;
 mod rows;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use handles::Open;
 use reaper::{Queue, Reaper};
 use rows::{Counters, Inode};
 
+pub use policy::compression_flags;
 pub use types::{
     AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, NAME_MAX, OpenFlags, Options,
     ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags, XATTR_MAX,

@@ -34,6 +34,9 @@ impl Change<'_, '_> {
         if inode.is_dir() {
             inode.parent = parent;
         }
+        if inode.has_content() {
+            inode.policy = dir.policy;
+        }
         let ino = self.add_inode(&inode)?;
         if inode.is_dir() {
             self.count_subdir(parent, 1)?;

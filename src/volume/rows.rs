@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::codec::Policy;
 use crate::error::{Error, Result};
 
 use super::types::{FileType, InodeFlags, NAME_MAX, Totals};
@@ -11,6 +12,11 @@ pub const VOLUME: &[u8] = b"v.volume";
 
 /// The newest format of every row.
 const VERSION: u8 = 1;
+
+/// Bits of an inode's flags that say how its chunks shall be coded: 0, or the
+/// policy's number and 1.
+const POLICY_SHIFT: u32 = 24;
+const POLICY_BITS: u32 = 0xf << POLICY_SHIFT;
 
 /// Bits of a cookie that tell apart names with the same hash.
 const SAME_HASH_BITS: u32 = 7;
@@ -74,7 +80,11 @@ pub struct Inode {
     pub nlink: u32,
     pub rdev: u32,
     pub flags: InodeFlags,
-    /// How many extended attributes there are.
+    /// How its chunks shall be coded, or those of what is made in it; `None`
+    /// where nobody has said.
+    pub policy: Option<Policy>,
+    /// How many extended attributes there are, `user.laconicfs.codec` not
+    /// counted.
     pub xattrs: u32,
     /// Bytes of a file or link target; entries of a directory.
     pub size: u64,
@@ -104,6 +114,7 @@ impl Inode {
             },
             rdev: 0,
             flags: InodeFlags::empty(),
+            policy: None,
             xattrs: 0,
             size: 0,
             chunks: 0,
@@ -116,6 +127,11 @@ impl Inode {
         }
     }
 
+    /// A file, or a directory where files may be made: what a policy is about.
+    pub fn has_content(&self) -> bool {
+        matches!(self.file_type, FileType::Regular | FileType::Directory)
+    }
+
     pub fn is_dir(&self) -> bool {
         self.file_type == FileType::Directory
     }
@@ -124,12 +140,13 @@ impl Inode {
         let mut row = Vec::with_capacity(100 + self.target.len());
         row.extend_from_slice(&[VERSION, self.file_type as u8]);
         row.extend_from_slice(&(self.mode as u16).to_be_bytes());
+        let policy = self.policy.map_or(0, |policy| policy as u32 + 1);
         let words = [
             self.uid,
             self.gid,
             self.nlink,
             self.rdev,
-            self.flags.bits(),
+            self.flags.bits() & !POLICY_BITS | policy << POLICY_SHIFT,
             self.xattrs,
         ];
         for word in words {
@@ -150,14 +167,22 @@ impl Inode {
         let mut row = Fields::new("an inode", row)?;
         let code = row.u8()?;
         let file_type = FileType::from_code(code).ok_or_else(|| row.damaged())?;
+        let (mode, uid, gid) = (row.u16()?.into(), row.u32()?, row.u32()?);
+        let (nlink, rdev, flags) = (row.u32()?, row.u32()?, row.u32()?);
+        let policy = match ((flags & POLICY_BITS) >> POLICY_SHIFT) as u8 {
+            0 => None,
+            // What a newer program wants of a file matters to nobody who reads it.
+            code => Policy::from_code(code - 1),
+        };
         let inode = Self {
             file_type,
-            mode: row.u16()?.into(),
-            uid: row.u32()?,
-            gid: row.u32()?,
-            nlink: row.u32()?,
-            rdev: row.u32()?,
-            flags: InodeFlags::from_bits_retain(row.u32()?),
+            mode,
+            uid,
+            gid,
+            nlink,
+            rdev,
+            flags: InodeFlags::from_bits_retain(flags & !POLICY_BITS),
+            policy,
             xattrs: row.u32()?,
             size: row.u64()?,
             chunks: row.u64()?,
@@ -399,6 +424,7 @@ mod tests {
             nlink: 3,
             rdev: 4,
             flags: InodeFlags::NOATIME,
+            policy: None,
             xattrs: 5,
             size: 2,
             chunks: 6,
@@ -414,6 +440,14 @@ mod tests {
             09fffffffffffffff60000000b000000000000000c0000000d000000000000000e3b9ac9ff6162";
         assert_eq!(hex(&inode.encode()), golden);
         assert_eq!(Inode::decode(&inode.encode()).unwrap(), inode);
+
+        let wishing = Inode {
+            policy: Some(Policy::Zstd),
+            ..inode.clone()
+        };
+        let golden = golden.replace("00000080", "04000080");
+        assert_eq!(hex(&wishing.encode()), golden);
+        assert_eq!(Inode::decode(&wishing.encode()).unwrap(), wishing);
 
         let cookie = first_cookie(b"name");
         let key = dirent_key(5, cookie, b"name");

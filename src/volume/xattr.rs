@@ -1,5 +1,6 @@
 //! Extended attributes: `user.*`, `trusted.*` and `security.*`.
 
+use super::policy::CODEC;
 use super::rows::{XATTR_PREFIX, xattr_key};
 use super::*;
 
@@ -34,8 +35,15 @@ fn check_name(name: &[u8], file_type: Option<FileType>) -> Result<()> {
 
 impl Change<'_, '_> {
     /// The names of an inode's attributes, each with a NUL behind it.
-    fn xattr_names(&self, ino: u64, trusted: bool) -> Result<Vec<u8>> {
+    fn xattr_names(&self, ino: u64, inode: &Inode, trusted: bool) -> Result<Vec<u8>> {
         let mut names = Vec::new();
+        if inode.policy.is_some() {
+            names.extend_from_slice(CODEC);
+            names.push(0);
+        }
+        if inode.xattrs == 0 {
+            return Ok(names);
+        }
         for (key, _) in self.xattr_rows(ino)? {
             let name = &key[8..];
             if trusted || !name.starts_with(TRUSTED) {
@@ -71,8 +79,15 @@ impl Volume {
         }
         self.change(|change| {
             let mut inode = change.xattr_inode(ino, name)?;
+            let policy = match name == CODEC {
+                true => Some(policy::parse(value)?),
+                false => None,
+            };
             let key = xattr_key(ino, name);
-            let exists = inode.xattrs > 0 && change.op.get(Table::Xattr, &key)?.is_some();
+            let exists = match policy {
+                Some(_) => inode.policy.is_some(),
+                None => inode.xattrs > 0 && change.op.get(Table::Xattr, &key)?.is_some(),
+            };
             if exists && flags.contains(XattrFlags::CREATE) {
                 return Err(Error::Exists);
             }
@@ -80,12 +95,15 @@ impl Volume {
                 if flags.contains(XattrFlags::REPLACE) {
                     return Err(Error::NoAttribute);
                 }
-                let names = change.xattr_names(ino, true)?.len();
+                let names = change.xattr_names(ino, &inode, true)?.len();
                 if names + name.len() + 1 > XATTR_MAX {
                     return Err(Error::NoSpace);
                 }
-                inode.xattrs += 1;
             }
+            if policy.is_some() {
+                return change.set_policy(ino, inode, policy);
+            }
+            inode.xattrs += u32::from(!exists);
             change
                 .op
                 .put_value(Table::Xattr, key, XATTR_PREFIX, value)?;
@@ -99,6 +117,9 @@ impl Volume {
         self.look(|change| {
             let inode = change.inode(ino)?;
             check_name(name, None)?;
+            if name == CODEC {
+                return change.policy_value(ino, &inode);
+            }
             if inode.xattrs == 0 {
                 return Err(Error::NoAttribute);
             }
@@ -118,9 +139,9 @@ impl Volume {
     /// Names with a NUL behind each, as listxattr(2) returns them; `trusted.*`
     /// only for those who may see it.
     pub fn list_xattrs(&self, ino: u64, trusted: bool) -> Result<Vec<u8>> {
-        self.look(|change| match change.inode(ino)?.xattrs {
-            0 => Ok(Vec::new()),
-            _ => change.xattr_names(ino, trusted),
+        self.look(|change| {
+            let inode = change.inode(ino)?;
+            change.xattr_names(ino, &inode, trusted)
         })
     }
 
@@ -128,6 +149,9 @@ impl Volume {
     pub fn remove_xattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         self.change(|change| {
             let mut inode = change.xattr_inode(ino, name)?;
+            if name == CODEC && inode.policy.is_some() {
+                return change.set_policy(ino, inode, None);
+            }
             let key = xattr_key(ino, name);
             if inode.xattrs == 0 || change.op.get(Table::Xattr, &key)?.is_none() {
                 return Err(Error::NoAttribute);
