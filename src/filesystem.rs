@@ -1,6 +1,8 @@
 //! A store and everything above it, put together from a path: its directory,
 //! its models, the codec, the tier, the volume. Opened and closed in order.
 
+mod models;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +10,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::Codec;
+use crate::codec::{self, Codec};
 use crate::error::Result;
 use crate::lm::model::Model;
 use crate::store::{Access, Properties, Store, StoreDir};
 use crate::tier::{self, Tier};
 use crate::volume::{self, Volume};
+
+pub use models::StoreModel;
 
 /// What a new store shall be.
 #[derive(Clone, Debug)]
@@ -32,6 +36,8 @@ pub struct Settings {
     pub cache_bytes: usize,
     pub quiet: Duration,
     pub drain_threads: usize,
+    /// Per cent by which the language model must beat the other codecs.
+    pub lm_margin: u8,
     /// Read a store whose database does not match its seal. Read-only.
     pub salvage: bool,
 }
@@ -44,6 +50,7 @@ impl Default for Settings {
             cache_bytes: tier.cache_bytes,
             quiet: tier.quiet,
             drain_threads: tier.drain_threads,
+            lm_margin: codec::MARGIN,
             salvage: false,
         }
     }
@@ -66,12 +73,13 @@ impl Settings {
 /// An open store with its volume. It must be [closed](Self::close), and is
 /// free for others once it has been dropped.
 pub struct FileSystem {
-    dir: StoreDir,
+    path: PathBuf,
+    chunk_size: u64,
+    dir: Mutex<StoreDir>,
     store: Arc<dyn Store>,
     codec: Arc<Codec>,
     tier: Arc<Tier>,
     volume: Arc<Volume>,
-    model: Option<ModelName>,
     mounted: Mutex<Option<Mounted>>,
 }
 
@@ -123,8 +131,8 @@ impl FileSystem {
             (false, false) => Access::Write,
         };
         let dir = StoreDir::open(path, access)?;
-        let (codec, model) = codec(&dir)?;
-        let codec = Arc::new(codec);
+        let codec = Arc::new(codec(&dir)?);
+        codec.set_margin(settings.lm_margin);
         let store: Arc<dyn Store> = dir.store();
         let options = tier::Options {
             chunk_size: dir.properties().chunk_size as usize,
@@ -137,26 +145,20 @@ impl FileSystem {
         let tier = Tier::open(store.clone(), codec.clone(), options)?;
         let volume = Volume::open(tier.clone(), settings.volume)?;
         Ok(Arc::new(FileSystem {
-            dir,
+            path: dir.path().into(),
+            chunk_size: dir.properties().chunk_size.into(),
+            dir: Mutex::new(dir),
             store,
             codec,
             tier,
             volume,
-            model,
             mounted: Mutex::new(None),
         }))
     }
 
-    /// The models that a store holds, the one it codes with first. The store
-    /// may be in use.
-    pub fn models_of(path: &Path) -> Result<Vec<Vec<u8>>> {
-        let dir = StoreDir::open(path, Access::Read)?;
-        models(&dir)
-    }
-
     /// The canonical path of the store.
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -173,7 +175,7 @@ impl FileSystem {
 
     /// Plain bytes of a chunk.
     pub fn chunk_size(&self) -> u64 {
-        self.dir.properties().chunk_size.into()
+        self.chunk_size
     }
 
     /// Notes where it is mounted, for reports.
@@ -195,7 +197,7 @@ impl FileSystem {
         Ok(Report {
             store: self.path().into(),
             mounted: self.mounted.lock().clone(),
-            model: self.model.clone(),
+            model: self.codec.model().map(|model| model_name(&model)),
             chunk_size: self.chunk_size(),
             files: totals.files,
             directories: totals.directories,
@@ -214,7 +216,7 @@ impl FileSystem {
                 .iter()
                 .map(|chunks| Chunks {
                     tier: chunks.tier.into(),
-                    codec: format!("{:?}", chunks.codec).to_lowercase(),
+                    codec: chunks.codec.name().into(),
                     chunks: chunks.chunks,
                     plain: chunks.plain,
                     stored: chunks.stored,
@@ -249,19 +251,19 @@ fn models(dir: &StoreDir) -> Result<Vec<Vec<u8>>> {
     hashes.iter().map(|hash| dir.model(hash)).collect()
 }
 
-fn codec(dir: &StoreDir) -> Result<(Codec, Option<ModelName>)> {
+fn codec(dir: &StoreDir) -> Result<Codec> {
     let mut parsed = Vec::new();
     for bytes in models(dir)? {
         parsed.push(Arc::new(Model::parse(bytes)?));
     }
-    let Some(first) = parsed.first() else {
-        return Ok((Codec::default(), None));
-    };
-    let name = ModelName {
-        name: first.info().name,
-        hash: blake3::Hash::from_bytes(first.hash()).to_hex().to_string(),
-    };
-    Ok((Codec::with_models(parsed)?, Some(name)))
+    Codec::with_models(parsed)
+}
+
+fn model_name(model: &Model) -> ModelName {
+    ModelName {
+        name: model.info().name,
+        hash: blake3::Hash::from_bytes(model.hash()).to_hex().to_string(),
+    }
 }
 
 /// A store in figures, as `stat` shows it. All sizes are bytes. The names of

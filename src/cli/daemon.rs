@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long someone who asked for the end gets to read the answer.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How often someone who waits hears of what is being done.
+const PACE: Duration = Duration::from_millis(200);
+
 /// What ends a mount.
 enum Event {
     Signal(i32),
@@ -247,8 +250,42 @@ impl Handler for Control {
                 tier.drain(&mut |now| serde_json::to_value(now).is_ok_and(&mut *progress))?;
                 Ok(Value::Null)
             }),
+            Ask::Du(query) => self.with(|fs| {
+                let mut report = paced(progress);
+                let usage = fs.usage(&query, &mut |now| report(now))?;
+                Ok(serde_json::to_value(usage)?)
+            }),
+            Ask::Recode { targets, model } => self.with(|fs| {
+                let mut report = paced(progress);
+                let done = fs.recode(&targets, model.as_deref(), &mut |now| report(now))?;
+                Ok(serde_json::to_value(done)?)
+            }),
+            Ask::Models => self.with(|fs| Ok(serde_json::to_value(fs.models()?)?)),
+            Ask::ModelAdd { file } => self.with(|fs| {
+                let bytes = std::fs::read(&file)
+                    .with_context(|| format!("reading {}", file.display()))?;
+                Ok(serde_json::to_value(fs.add_model(bytes)?)?)
+            }),
+            Ask::ModelDefault { model } => {
+                self.with(|fs| Ok(serde_json::to_value(fs.set_default_model(&model)?)?))
+            }
+            Ask::ModelGc => self.with(|fs| Ok(serde_json::to_value(fs.collect_models()?)?)),
         };
         result.map_err(|error| failed(&error))
+    }
+}
+
+/// Sends reports about five times a second.
+fn paced<'a, T: serde::Serialize>(
+    progress: &'a mut dyn FnMut(Value) -> bool,
+) -> impl FnMut(&T) -> bool + 'a {
+    let mut last = Instant::now();
+    move |now| {
+        if last.elapsed() < PACE {
+            return true;
+        }
+        last = Instant::now();
+        serde_json::to_value(now).is_ok_and(&mut *progress)
     }
 }
 

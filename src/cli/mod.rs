@@ -7,6 +7,7 @@ mod coded;
 mod daemon;
 mod demo;
 mod drain;
+mod du;
 mod exit;
 mod files;
 mod locate;
@@ -16,6 +17,7 @@ mod model;
 mod models;
 mod mount;
 mod progress;
+mod recode;
 mod report;
 mod size;
 mod stat;
@@ -69,12 +71,18 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Show what a store holds and takes
     Stat(stat::StatArgs),
+    /// Show what files and folders take, by codec and tier
+    Du(du::DuArgs),
+    /// Code files and folders now, as their policies say
+    Compress(recode::CompressArgs),
+    /// Code files and folders again, with another model
+    Recompress(recode::RecompressArgs),
     /// Check a store that is not mounted
     Check(check::CheckArgs),
     /// Use or measure the codec alone, on files
     #[command(subcommand)]
     Codec(codec::CodecCommand),
-    /// List, describe or import models
+    /// List, describe, import, add or remove models
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// See it work: a temporary store, a mount, every byte compared
@@ -119,6 +127,9 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Umount(args) => umount::run(args, json),
         Command::Drain(args) => drain::run(args, json),
         Command::Stat(args) => stat::run(args, json),
+        Command::Du(args) => du::run(args, json),
+        Command::Compress(args) => recode::compress(args, json),
+        Command::Recompress(args) => recode::recompress(args, json),
         Command::Check(args) => check::run(args, json),
         Command::Codec(command) => codec::run(command, json),
         Command::Model(command) => model::run(command, json),

@@ -55,6 +55,15 @@ const COLD_LEVEL: i32 = 19;
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Raw, Kind::Zstd, Kind::Mix, Kind::Lm];
 
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Raw => "raw",
+            Kind::Zstd => "zstd",
+            Kind::Mix => "mix",
+            Kind::Lm => "lm",
+        }
+    }
+
     /// The codec that a frame names.
     pub fn of(frame: &[u8]) -> Result<Kind> {
         let first = *frame

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::usage;
+
 pub use client::Client;
 pub use server::{Handler, Server};
 
@@ -47,6 +49,22 @@ pub enum Ask {
     Stop,
     /// Take the mount away now, even if files are in use.
     Detach,
+    /// What files take: a [`Usage`](usage::Usage).
+    Du(usage::Query),
+    /// Code files again: a [`RecodeProgress`](crate::tier::RecodeProgress).
+    Recode {
+        targets: Vec<usage::Target>,
+        /// Name or beginning of the hash of a model of the store.
+        model: Option<String>,
+    },
+    /// The models of the store: [`StoreModel`](crate::filesystem::StoreModel)s.
+    Models,
+    /// Add the model that this file holds.
+    ModelAdd { file: PathBuf },
+    /// Have a model code new chunks.
+    ModelDefault { model: String },
+    /// Remove the models that no chunk needs.
+    ModelGc,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

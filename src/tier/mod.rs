@@ -51,7 +51,7 @@ pub use drain::DrainProgress;
 pub use op::Op;
 pub use recode::{RecodeFile, RecodeProgress};
 pub use scrub::{Damage, scrub};
-pub use stats::{ChunkStats, Footprint, Stats};
+pub use stats::{ChunkStats, ChunkUse, Footprint, Stats};
 
 use commit::Swap;
 use ledger::Ledger;
@@ -377,6 +377,12 @@ impl Tier {
     /// do not count yet.
     pub fn footprint(&self, ino: u64) -> Result<Footprint> {
         self.shared.footprint(ino)
+    }
+
+    /// Calls `each` for every stored chunk of a file, in their order, as often
+    /// as the file names it.
+    pub fn each_chunk(&self, ino: u64, each: &mut dyn FnMut(&ChunkUse)) -> Result<()> {
+        self.shared.each_chunk(ino, each)
     }
 
     /// Commits everything and stops the threads. Later changes are refused;

@@ -19,6 +19,9 @@ use super::{Health, Shared, Tier, idle};
 /// Runs of chunks read at a time.
 const PAGE: usize = 64;
 
+/// After so many chunks what was done is committed.
+const COMMIT_EVERY: usize = 1024;
+
 /// A file to be coded again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecodeFile {
@@ -46,6 +49,15 @@ pub struct RecodeProgress {
     pub stored_after: u64,
     /// Someone stopped it.
     pub interrupted: bool,
+}
+
+/// What a run shares between its files.
+struct Task {
+    model: Option<ModelId>,
+    /// What is wanted of chunks other than the default.
+    wishes: HashMap<ChunkId, Policy>,
+    /// Chunks that were done and whose rows do not say so yet.
+    fresh: HashSet<ChunkId>,
 }
 
 /// What became of one chunk.
@@ -137,10 +149,14 @@ impl Shared {
             plain_total: files.iter().map(|file| file.size).sum(),
             ..RecodeProgress::default()
         };
-        let wishes = self.wishes_of(files)?;
+        let mut task = Task {
+            model,
+            wishes: self.wishes_of(files)?,
+            fresh: HashSet::new(),
+        };
         for file in files {
             let before = now.plain_done;
-            self.recode_file(file, model, &wishes, &mut now, progress)?;
+            self.recode_file(file, &mut task, &mut now, progress)?;
             if now.interrupted {
                 break;
             }
@@ -194,8 +210,7 @@ impl Shared {
     fn recode_file(
         &self,
         file: &RecodeFile,
-        model: Option<ModelId>,
-        wishes: &HashMap<ChunkId, Policy>,
+        task: &mut Task,
         now: &mut RecodeProgress,
         progress: &mut dyn FnMut(&RecodeProgress) -> bool,
     ) -> Result<()> {
@@ -208,10 +223,21 @@ impl Shared {
                 if !matches!(self.state.lock().health, Health::Fine) {
                     return Err(Error::NoSpace);
                 }
-                let outcomes = parallel::map(threads, some, |name| {
+                if task.fresh.len() >= COMMIT_EVERY {
+                    self.sync()?;
+                    task.fresh.clear();
+                }
+                let given = some.len();
+                let some: Vec<ChunkId> = some
+                    .iter()
+                    .copied()
+                    .filter(|name| task.fresh.insert(*name))
+                    .collect();
+                now.chunks_kept += (given - some.len()) as u64;
+                let outcomes = parallel::map(threads, &some, |name| {
                     idle::be_idle();
-                    let policy = wishes.get(name).copied().unwrap_or(Policy::Auto);
-                    (policy, self.recode_chunk(name, policy, model))
+                    let policy = task.wishes.get(name).copied().unwrap_or_default();
+                    (policy, self.recode_chunk(name, policy, task.model))
                 });
                 for (name, (policy, outcome)) in some.iter().zip(outcomes) {
                     self.note_outcome(*name, policy, outcome, now)?;

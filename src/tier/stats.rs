@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use crate::codec::Kind;
 use crate::error::Result;
-use crate::store::{Class, Space, Table};
+use crate::store::{ChunkId, Class, Space, Table};
 
 use super::Shared;
 use super::rows::{self, ChunkRow, Run};
@@ -53,25 +53,57 @@ pub struct Footprint {
     pub stored: u64,
 }
 
+/// A chunk as a file names it. All sizes are bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkUse {
+    pub name: ChunkId,
+    pub class: Class,
+    pub kind: Kind,
+    /// Before and after coding.
+    pub plain: u64,
+    pub stored: u64,
+    /// What the store keeps beside the frame: the header of its record and the
+    /// chunk's name there, and its row.
+    pub overhead: u64,
+}
+
 impl Shared {
     pub(super) fn footprint(&self, ino: u64) -> Result<Footprint> {
         let mut sum = Footprint::default();
+        self.each_chunk(ino, &mut |chunk| {
+            sum.chunks += 1;
+            sum.plain += chunk.plain;
+            sum.stored += chunk.stored;
+        })?;
+        Ok(sum)
+    }
+
+    pub(super) fn each_chunk(&self, ino: u64, each: &mut dyn FnMut(&ChunkUse)) -> Result<()> {
         let (mut from, end) = (rows::run_key(ino, 0), rows::run_key(ino, u32::MAX));
         loop {
             let page = self.store.scan(Table::Cmap, &from, Some(&end), 64)?;
             for (key, row) in &page {
                 for name in Run::decode(row)?.names() {
-                    if let Some(row) = self.store.get(Table::Chunk, &name.0)? {
-                        let row = ChunkRow::decode(&row)?;
-                        sum.chunks += 1;
-                        sum.plain += u64::from(row.plain_len);
-                        sum.stored += row.stored_len();
+                    if let Some(bytes) = self.store.get(Table::Chunk, &name.0)? {
+                        let row = ChunkRow::decode(&bytes)?;
+                        let stored = row.stored_len();
+                        let logged = row.value.log_bytes(name.0.len());
+                        let inline = if logged == 0 { stored } else { 0 };
+                        let in_row = name.0.len() as u64 + bytes.len() as u64 - inline;
+                        each(&ChunkUse {
+                            name,
+                            class: row.class,
+                            kind: row.kind,
+                            plain: row.plain_len.into(),
+                            stored,
+                            overhead: logged.saturating_sub(stored) + in_row,
+                        });
                     }
                 }
                 from = rows::run_key(ino, rows::parse_run_key(key)?.1.saturating_add(1));
             }
             if page.is_empty() {
-                return Ok(sum);
+                return Ok(());
             }
         }
     }

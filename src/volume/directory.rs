@@ -62,7 +62,14 @@ impl Volume {
 
     /// The same with the attributes of each entry's inode.
     pub fn read_dir_plus(&self, ino: u64, cookie: u64, limit: usize) -> Result<Vec<(Entry, Attr)>> {
-        let entries = self.look(|change| {
+        let entries = self.list_dir(ino, cookie, limit)?;
+        self.looked_into(ino, cookie);
+        Ok(entries)
+    }
+
+    /// The same for reports: the access time stays.
+    pub fn list_dir(&self, ino: u64, cookie: u64, limit: usize) -> Result<Vec<(Entry, Attr)>> {
+        self.look(|change| {
             let entries = change.entries(ino, cookie, limit)?;
             entries
                 .into_iter()
@@ -71,10 +78,8 @@ impl Volume {
                     let attr = self.core.attr(entry.ino, &inode);
                     Ok((Entry::from(entry), attr))
                 })
-                .collect::<Result<Vec<_>>>()
-        })?;
-        self.looked_into(ino, cookie);
-        Ok(entries)
+                .collect()
+        })
     }
 
     /// A reader that begins changes the access time.
