@@ -217,15 +217,19 @@ def cut(data):
     yield data[at:]
 
 
+def held_out(piece):
+    return hashlib.blake2b(piece).digest()[0] % HELD_OUT == 0
+
+
 def write_shards(domain, documents, encoder, chooser, limit, out):
-    pieces = [p for _, d in documents for p in cut(d)]
+    pieces = [p for d in documents for p in cut(d)]
     chooser.shuffle(pieces)
     files = {held: open(f"{out}/{domain}{'.held' if held else ''}.u16.new", "wb") for held in (False, True)}
     size, tokens = 0, 0
     for i in range(0, len(pieces), 256):
         batch = pieces[i:i + 256]
         for p, ids in zip(batch, encoder.pieces(batch)):
-            files[hashlib.blake2b(p).digest()[0] % HELD_OUT == 0].write(ids.tobytes())
+            files[held_out(p)].write(ids.tobytes())
             size, tokens = size + len(p), tokens + len(ids)
         if size >= limit:
             break
@@ -234,6 +238,28 @@ def write_shards(domain, documents, encoder, chooser, limit, out):
         os.replace(f.name, f.name[:-4])
     print(f"{domain}: {size / 1e6:.1f} MB in {len(pieces)} pieces, {tokens / 1e6:.1f}M tokens, {size / tokens:.2f} bytes a token", flush=True)
     return size, tokens
+
+
+def gather(corpus_archive, test_set, debian, npm, chooser):
+    """Documents by domain without those of test sets, how many were left out of each, and (name, version, domain, bytes, licence) of
+    every source."""
+    test = TestLines(test_set)
+    documents, notes = corpus(corpus_archive)
+    code = Code(chooser)
+    installed_code(code)
+    downloaded_code(code, debian, npm)
+    documents["code"] = code.documents
+    kept = {d: [data for name, data in documents[d] if not FORBIDDEN.search(name) and not test.holds(data)] for d in DOMAINS}
+    return kept, {d: len(documents[d]) - len(kept[d]) for d in DOMAINS}, notes + [[str(c) for c in n] for n in code.notes]
+
+
+def write_sources(path, lines, notes):
+    with open(path, "w") as f:
+        f.write("# Sources of the training text\n\nWritten by `data.py`. \"Left out\" counts documents that share lines with a test set.\n\n"
+                f"Seed {SEED}.\n\n| domain | bytes tokenised | tokens | documents left out |\n|---|---|---|---|\n" + "\n".join(lines)
+                + "\n\n| source | version | domain | bytes | licence |\n|---|---|---|---|---|\n")
+        for row in notes:
+            f.write("| " + " | ".join(c.replace("|", "/").replace("\n", " ") for c in row) + " |\n")
 
 
 def main():
@@ -248,25 +274,15 @@ def main():
     a.add_argument("--sources", help="where to write SOURCES.md")
     a = a.parse_args()
     os.makedirs(a.out, exist_ok=True)
-    chooser, encoder, test = random.Random(SEED), Encoder(a.tokenizer), TestLines(a.test_set)
-    documents, notes = corpus(a.corpus)
-    code = Code(chooser)
-    installed_code(code)
-    downloaded_code(code, a.debian, a.npm)
-    documents["code"] = code.documents
+    chooser, encoder = random.Random(SEED), Encoder(a.tokenizer)
+    documents, left_out, notes = gather(a.corpus, a.test_set, a.debian, a.npm, chooser)
     lines = []
     for domain in DOMAINS:
-        kept = [(n, d) for n, d in documents[domain] if not FORBIDDEN.search(n) and not test.holds(d)]
-        if kept:
-            size, tokens = write_shards(domain, kept, encoder, chooser, a.limit_mb * 1e6, a.out)
-            lines.append(f"| {domain} | {size:,} | {tokens:,} | {len(documents[domain]) - len(kept)} |")
+        if documents[domain]:
+            size, tokens = write_shards(domain, documents[domain], encoder, chooser, a.limit_mb * 1e6, a.out)
+            lines.append(f"| {domain} | {size:,} | {tokens:,} | {left_out[domain]} |")
     if a.sources:
-        with open(a.sources, "w") as f:
-            f.write("# Sources of the training text\n\nWritten by `data.py`. \"Left out\" counts documents that share lines with a test set.\n\n"
-                    f"Seed {SEED}.\n\n| domain | bytes tokenised | tokens | documents left out |\n|---|---|---|---|\n" + "\n".join(lines)
-                    + "\n\n| source | version | domain | bytes | licence |\n|---|---|---|---|---|\n")
-            for row in notes + [[str(c) for c in n] for n in code.notes]:
-                f.write("| " + " | ".join(c.replace("|", "/").replace("\n", " ") for c in row) + " |\n")
+        write_sources(a.sources, lines, notes)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """A plain Qwen3 (RMSNorm, QK-norm, RoPE, grouped-query attention, SwiGLU, tied head) whose attention sees a sliding window,
 as the codec's engine does: a token attends to itself and the WINDOW - 1 tokens before it.
 
-Attention is written as products of a block of queries with the two or three blocks of keys in reach: the cost per token
-does not grow with the length of the sequence, and on a CPU this is faster than the fused kernel.
+On a CPU attention is written as products of a block of queries with the two or three blocks of keys in reach: the cost per
+token does not grow with the length of the sequence, and this is faster than the fused kernel. On a GPU it is one fused kernel
+that skips what is out of reach (FlexAttention), if `use_fused_attention` found that it works.
 """
 import json
 import os
@@ -18,6 +19,16 @@ BLOCK = 128          # queries per product; divides WINDOW
 CONTEXT = 1024       # longest sequence of training
 EPSILON = 1e-6
 ROPE_BASE = 10000.0
+
+SHAPES = {
+    # 3.67M parameters
+    "laconic-s": dict(hidden_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=1, head_dim=64, intermediate_size=640),
+    # 30.3M parameters: 58 MiB in bf16
+    "laconic-m": dict(hidden_size=512, num_hidden_layers=10, num_attention_heads=8, num_key_value_heads=2, head_dim=64,
+                      intermediate_size=1408),
+    # for tests
+    "tiny": dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, intermediate_size=64),
+}
 
 
 class Norm(nn.Module):
@@ -57,6 +68,38 @@ def banded_attention(q, k, v):
     return out.transpose(2, 3).reshape(batch, heads, time, dim)
 
 
+attention = banded_attention
+
+
+def use_fused_attention():
+    """Attention as one kernel from now on, where this GPU and library can (gradients included); says whether they can."""
+    global attention
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def in_reach(batch, head, query, key):
+        return (key <= query) & (key > query - WINDOW)
+
+    compiled, masks = torch.compile(flex_attention), {}
+
+    def fused(q, k, v):
+        time = q.shape[2]
+        if time not in masks:
+            masks[time] = create_block_mask(in_reach, None, None, time, time, device=q.device)
+        return compiled(q, k, v, block_mask=masks[time], enable_gqa=q.shape[1] != k.shape[1])
+
+    try:
+        q, k, v = (torch.randn(2, h, CONTEXT, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for h in (4, 1, 1))
+        got, want = fused(q, k, v), banded_attention(q, k, v)
+        got.float().square().sum().backward()
+        if not torch.allclose(got.float(), want.float(), atol=0.03):
+            raise ValueError(f"it is off by {(got - want).abs().max().item()}")
+    except Exception as error:  # whatever the compiler of kernels may raise: there is another way
+        print(f"no fused attention ({type(error).__name__}: {str(error)[:200]})", flush=True)
+        return False
+    attention = fused
+    return True
+
+
 class Layer(nn.Module):
     def __init__(self, width, heads, kv_heads, head_dim, hidden):
         super().__init__()
@@ -76,7 +119,7 @@ class Layer(nn.Module):
         q = rotate(a["q_norm"](split(a["q_proj"](h), self.heads)).transpose(1, 2), cos, sin)
         k = rotate(a["k_norm"](split(a["k_proj"](h), self.kv_heads)).transpose(1, 2), cos, sin)
         v = split(a["v_proj"](h), self.kv_heads).transpose(1, 2)
-        x = x + a["o_proj"](banded_attention(q, k, v).transpose(1, 2).reshape(batch, time, -1))
+        x = x + a["o_proj"](attention(q, k, v).transpose(1, 2).reshape(batch, time, -1))
         h = self.post_attention_layernorm(x)
         return x + m["down_proj"](F.silu(m["gate_proj"](h)) * m["up_proj"](h))
 

@@ -1,6 +1,6 @@
 """Trains the model on the shards of data.py for so many minutes of the wall clock.
 
-    python3 train.py DATA RUN --tokenizer tokenizer.json --minutes N [--init FOLDER]
+    python3 train.py DATA RUN --tokenizer tokenizer.json --minutes N [--init FOLDER | --shape laconic-m] [--seed N]
     python3 train.py DATA RUN --tokenizer tokenizer.json --resume
     torchrun --standalone --nproc-per-node 2 train.py ...
 
@@ -10,10 +10,12 @@ no product waits for a core that is busy elsewhere.
 
 Muon for the matrices, Adam for the rest, bf16 weights beside float32 master copies. The learning rate warms up over
 WARMUP updates, is constant until 65 % of the time has passed, and falls linearly to zero at the end ("trapezoid"). The
-clock is the wall clock: an interrupted run that resumes still ends when it was to end.
+clock is the wall clock: an interrupted run that resumes still ends when it was to end, and whatever the machine's speed turns
+out to be, the rate is zero when the time is over. With --pausing the clock stands still while the run does, and
+--leave-after N leaves after N minutes with a checkpoint to resume from: for machines that are lent by the slice.
 
 RUN/checkpoint.pt (weights, optimiser, step, clock) is replaced every CHECKPOINT_EVERY seconds;
-RUN/stable.pt is the state before the rate began to fall, from which a later run can continue; RUN/final/ is the result. The windows of a pass depend on SEED, step, process and
+RUN/stable.pt is the state before the rate began to fall, from which a later run can continue; RUN/final/ is the result. The windows of a pass depend on the seed, step, process and
 pass alone.
 """
 import argparse
@@ -26,10 +28,10 @@ import time
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 import model as lm
 
-SEED = 20
 START = 188
 SHARE = dict(books=.30, docs=.08, wiki=.12, struct=.16, logs=.07, other=.06, code=.21)
 CONTEXT = lm.CONTEXT
@@ -46,13 +48,20 @@ EVALUATION_WINDOWS = 8           # of each domain
 class Shards:
     """Random windows of the training stream: a lane of the codec, START and then text from any place."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, seed, device):
+        self.seed = seed
         self.names = list(SHARE)
         self.share = np.array(list(SHARE.values()))
         self.train, self.held = ({d: self.shard(f"{folder}/{d}{kind}.u16") for d in SHARE} for kind in ("", ".held"))
         short = [d for d in SHARE if len(self.train[d]) <= CONTEXT]
         if short:
             raise SystemExit(f"train.py: {folder} lacks text of {', '.join(short)}: run data.py with more sources, or change SHARE")
+        # A GPU that waits for windows to be cut and carried to it is idle most of the time: it gets the whole text.
+        self.stream = None
+        if device != "cpu":
+            whole = [np.asarray(self.train[d]) for d in self.names]
+            self.begins = np.cumsum([0] + [len(ids) for ids in whole])[:-1]
+            self.stream = torch.from_numpy(np.concatenate(whole).view(np.int16)).to(device)
 
     def shard(self, path):
         """Token ids; empty where there is no such file. Too little held-out text is no error: its figure is not printed."""
@@ -64,12 +73,16 @@ class Shards:
 
     def batch(self, rows, key):
         """[rows, 1 + CONTEXT]; key: numbers that decide which windows."""
-        rng = np.random.default_rng([SEED, *key])
+        rng = np.random.default_rng([self.seed, *key])
         domains = rng.choice(len(self.names), rows, p=self.share / self.share.sum())
+        if self.stream is not None:
+            at = [self.begins[d] + rng.integers(0, len(self.train[self.names[d]]) - CONTEXT) for d in domains]
+            places = torch.tensor(at, device=self.stream.device)[:, None] + torch.arange(CONTEXT, device=self.stream.device)
+            return F.pad(self.stream[places].long() & 0xffff, (1, 0), value=START)
         return torch.from_numpy(np.stack([self.window(self.train[self.names[d]], rng) for d in domains]))
 
     def held_out(self, domain):
-        rng = np.random.default_rng(SEED)
+        rng = np.random.default_rng(0)
         return torch.from_numpy(np.stack([self.window(self.held[domain], rng) for _ in range(EVALUATION_WINDOWS)]))
 
 
@@ -187,31 +200,43 @@ def main():
     a.add_argument("--threads", type=int, default=1)
     a.add_argument("--rows", type=int, default=4, help="windows a pass")
     a.add_argument("--passes", type=int, default=2, help="passes an update")
+    a.add_argument("--shape", choices=lm.SHAPES, default="laconic-s", help="of a model that starts from nothing")
+    a.add_argument("--seed", type=int, default=20)
+    a.add_argument("--pausing", action="store_true", help="the clock stands still while the run does")
+    a.add_argument("--leave-after", type=float, metavar="N", help="leave after N minutes, to be resumed")
     a.add_argument("--eager", action="store_true", help="without torch.compile")
     a = a.parse_args()
     if not a.resume and a.minutes is None:
         raise SystemExit("train.py: give --minutes N, or --resume")
     os.makedirs(a.run, exist_ok=True)
     torch.set_num_threads(a.threads)
-    torch.manual_seed(SEED)
+    torch.manual_seed(a.seed)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo" if a.device == "cpu" else "nccl", timeout=datetime.timedelta(hours=2))
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    shards, lengths = Shards(a.data), token_bytes(a.tokenizer)
+    shards, lengths = Shards(a.data, a.seed, a.device), token_bytes(a.tokenizer)
 
     state = torch.load(f"{a.run}/checkpoint.pt", map_location=a.device, weights_only=False) if a.resume else None
-    model = lm.Model(**state["shape"]) if state else lm.load(a.init) if a.init else lm.Model()
+    model = lm.Model(**state["shape"]) if state else lm.load(a.init) if a.init else lm.Model(len(lengths), **lm.SHAPES[a.shape])
     optimiser = Optimiser(model.to(a.device))
     begin, step, tokens = time.time(), 0, 0
     length = (a.minutes or 0) * 60
     if state:
         optimiser.restore(state["optimiser"])
         begin, length, step, tokens = state["begin"], state["length"], state["step"], state["tokens"]
-    forward = model if a.eager else torch.compile(model)
+        if a.pausing:
+            begin = time.time() - state["elapsed"]
+    if a.device != "cpu":
+        lm.use_fused_attention()
+        if not a.eager:  # equal layers are compiled once: seconds instead of a minute
+            for layer in model.layers:
+                layer.compile(dynamic=False)
+    forward = model if a.eager or a.device != "cpu" else torch.compile(model)
     decay_from = (1 - DECAY) * length
 
     def checkpoint(name):
-        torch.save(dict(shape=model.shape, optimiser=optimiser.state(), step=step, begin=begin, length=length, tokens=tokens),
+        torch.save(dict(shape=model.shape, optimiser=optimiser.state(), step=step, begin=begin, length=length, tokens=tokens,
+                        elapsed=time.time() - begin),
                    f"{a.run}/{name}.new")
         os.replace(f"{a.run}/{name}.new", f"{a.run}/{name}")
 
@@ -230,9 +255,14 @@ def main():
     bits_per_byte()
     elapsed = time.time() - begin
     saved = evaluated = elapsed
+    # Forward and backward pass: 6 for every weight, 12 for every query and key in reach.
+    shape = model.shape
+    flops = 6 * sum(p.numel() for p in model.parameters()) + 12 * lm.WINDOW * shape["num_hidden_layers"] * shape[
+        "num_attention_heads"] * shape["head_dim"]
     reported, losses, since = time.time(), [], tokens
     stable = elapsed >= decay_from and os.path.exists(f"{a.run}/stable.pt")
-    while elapsed < length:
+    leave_at = elapsed + a.leave_after * 60 if a.leave_after else math.inf
+    while elapsed < min(length, leave_at):
         total = torch.zeros((), device=a.device)
         for i in range(a.passes):
             x = shards.batch(a.rows, (step, rank, i)).to(a.device)
@@ -249,7 +279,7 @@ def main():
         losses.append(total)
         if step % REPORT_EVERY == 0:
             speed = (tokens - since) / (time.time() - reported)
-            report(f"loss {np.mean(losses):.4f}, rate {rate:.3f}, {speed:.0f} tokens/s")
+            report(f"loss {np.mean(losses):.4f}, rate {rate:.3f}, {speed:.0f} tokens/s, {speed * flops / 1e12:.3g} TFLOP/s")
             reported, losses, since = time.time(), [], tokens
         if elapsed >= decay_from and not stable and rank == 0:
             checkpoint("stable.pt")
@@ -262,6 +292,9 @@ def main():
             evaluated = elapsed
     if rank == 0:
         checkpoint("checkpoint.pt")
+    if elapsed < length:
+        report("left; go on with --resume")
+    elif rank == 0:
         lm.save(optimiser.master, model.shape, f"{a.run}/final", torch.bfloat16, a.tokenizer)
         report(f"wrote {a.run}/final")
         bits_per_byte()

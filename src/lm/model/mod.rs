@@ -12,6 +12,7 @@ pub use import::{ImportOptions, import, import_with};
 
 /// The model that ships with the program: `laconic-s`. A build without it
 /// (an empty file) still codes with zstd.
+#[inline(never)] // Inlined, its megabytes would stand in the program once for every caller.
 pub fn embedded() -> Option<&'static [u8]> {
     const SHIPPED: &[u8] = include_bytes!("../../../models/laconic-s/laconic-s.model");
     (!SHIPPED.is_empty()).then_some(SHIPPED)
