@@ -1,11 +1,12 @@
 //! A store and everything above it, put together from a path: its directory,
 //! its models, the codec, the tier, the volume. Opened and closed in order.
 
+mod history;
 mod models;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -14,10 +15,11 @@ use crate::codec::{self, Codec};
 use crate::error::Result;
 use crate::lm::model::Model;
 use crate::store::{Access, Properties, Store, StoreDir};
-use crate::tier::{self, Tier};
+use crate::tier::{self, Rest, Rules, Tier};
 use crate::volume::{self, Volume};
 
-pub use models::StoreModel;
+pub use history::Day;
+pub use models::{StoreModel, WholeReport};
 
 /// What a new store shall be.
 #[derive(Clone, Debug)]
@@ -34,7 +36,7 @@ pub struct Settings {
     pub volume: volume::Options,
     /// See [`tier::Options`].
     pub cache_bytes: usize,
-    pub quiet: Duration,
+    pub rules: Rules,
     pub drain_threads: usize,
     /// Per cent by which the language model must beat the other codecs.
     pub lm_margin: u8,
@@ -48,7 +50,7 @@ impl Default for Settings {
         Self {
             volume: volume::Options::default(),
             cache_bytes: tier.cache_bytes,
-            quiet: tier.quiet,
+            rules: tier.rules,
             drain_threads: tier.drain_threads,
             lm_margin: codec::MARGIN,
             salvage: false,
@@ -81,6 +83,7 @@ pub struct FileSystem {
     tier: Arc<Tier>,
     volume: Arc<Volume>,
     mounted: Mutex<Option<Mounted>>,
+    closed: AtomicBool,
 }
 
 impl FileSystem {
@@ -137,7 +140,7 @@ impl FileSystem {
         let options = tier::Options {
             chunk_size: dir.properties().chunk_size as usize,
             cache_bytes: settings.cache_bytes,
-            quiet: settings.quiet,
+            rules: settings.rules.clone(),
             drain_threads: settings.drain_threads,
             read_only,
             ..tier::Options::default()
@@ -153,6 +156,7 @@ impl FileSystem {
             tier,
             volume,
             mounted: Mutex::new(None),
+            closed: AtomicBool::new(false),
         }))
     }
 
@@ -185,6 +189,11 @@ impl FileSystem {
 
     /// Makes everything durable and stops the threads. May be called again.
     pub fn close(&self) -> Result<()> {
+        if !self.closed.swap(true, Ordering::SeqCst)
+            && let Err(error) = self.note_day()
+        {
+            log::warn!("noting what the store holds today: {error}");
+        }
         let volume = self.volume.close();
         volume.and(self.tier.close())
     }
@@ -236,7 +245,42 @@ impl FileSystem {
                 dirty: stats.dirty,
             },
             damaged: stats.damaged,
+            drain: self.drain_report(stats.queue_plain),
+            traffic: Traffic {
+                read: stats.read,
+                written: stats.written,
+            },
         })
+    }
+}
+
+impl FileSystem {
+    fn drain_report(&self, waiting: u64) -> Drain {
+        let now = self.tier.drain_state();
+        let rules = self.tier.rules();
+        Drain {
+            why: now.rest.as_ref().map(ToString::to_string),
+            paused: now.paused,
+            seconds_left: match (now.rate, &now.rest) {
+                (Some(rate), None | Some(Rest::Quiet { .. })) if rate > 0.0 => {
+                    Some(waiting as f64 / rate)
+                }
+                _ => None,
+            },
+            rest: now.rest,
+            chunks: now.chunks,
+            plain: now.plain,
+            stored_before: now.stored_before,
+            stored_after: now.stored_after,
+            worked: now.worked.as_secs_f64(),
+            rate: now.rate,
+            threads: self.tier.drain_threads(),
+            quiet: rules.quiet.as_secs_f64(),
+            cpu_share: rules.cpu_share,
+            hours: rules.hours.to_string(),
+            max_load: rules.max_load,
+            min_battery: rules.min_battery,
+        }
     }
 }
 
@@ -268,7 +312,7 @@ fn model_name(model: &Model) -> ModelName {
 
 /// A store in figures, as `stat` shows it. All sizes are bytes. The names of
 /// the fields are a promise to those who read the JSON.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub store: PathBuf,
     pub mounted: Option<Mounted>,
@@ -290,6 +334,45 @@ pub struct Report {
     pub cache: Cache,
     /// Chunks that could not be read since the store was opened.
     pub damaged: u64,
+    pub drain: Drain,
+    pub traffic: Traffic,
+}
+
+/// The drain: what it does, what it has done since the store was opened, and
+/// what it was told. All times are seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drain {
+    pub paused: bool,
+    /// Why it does nothing just now, for programs and in words; `None` while
+    /// it works.
+    pub rest: Option<Rest>,
+    pub why: Option<String>,
+    /// What the queue will take at the speed of the last chunks; `None` where
+    /// nobody knows, or while it may not work.
+    pub seconds_left: Option<f64>,
+    /// Chunks coded, their plain bytes, their frames before and after.
+    pub chunks: u64,
+    pub plain: u64,
+    pub stored_before: u64,
+    pub stored_after: u64,
+    /// For how long it has worked.
+    pub worked: f64,
+    /// Plain bytes a second of its last chunks.
+    pub rate: Option<f64>,
+    pub threads: usize,
+    pub quiet: f64,
+    /// Per cent of each thread's time.
+    pub cpu_share: u8,
+    pub hours: String,
+    pub max_load: Option<f64>,
+    pub min_battery: Option<u8>,
+}
+
+/// Bytes that readers got and writers gave since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub read: u64,
+    pub written: u64,
 }
 
 /// Where a store is mounted, and by which process.

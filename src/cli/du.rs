@@ -95,7 +95,14 @@ fn row(line: &Line) -> Vec<String> {
 }
 
 fn human(usage: &Usage) -> String {
-    let mut table = Table::new(&["path", "logical", "stored", "on disk", "of logical", "waits"]);
+    let mut table = Table::new(&[
+        "path",
+        "logical",
+        "stored",
+        "on disk",
+        "of logical",
+        "waits",
+    ]);
     for line in &usage.lines {
         table.row(row(line));
     }

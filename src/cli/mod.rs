@@ -16,11 +16,13 @@ mod mkfs;
 mod model;
 mod models;
 mod mount;
+mod page;
 mod progress;
 mod recode;
 mod report;
 mod size;
 mod stat;
+mod top;
 mod umount;
 
 use std::ffi::{OsStr, OsString};
@@ -73,6 +75,10 @@ enum Command {
     Stat(stat::StatArgs),
     /// Show what files and folders take, by codec and tier
     Du(du::DuArgs),
+    /// Show live what a mounted store does
+    Top(top::TopArgs),
+    /// Show a store on one page, with plots
+    Report(page::ReportArgs),
     /// Code files and folders now, as their policies say
     Compress(recode::CompressArgs),
     /// Code files and folders again, with another model
@@ -128,6 +134,8 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Drain(args) => drain::run(args, json),
         Command::Stat(args) => stat::run(args, json),
         Command::Du(args) => du::run(args, json),
+        Command::Top(args) => top::run(args, json),
+        Command::Report(args) => page::run(args, json),
         Command::Compress(args) => recode::compress(args, json),
         Command::Recompress(args) => recode::recompress(args, json),
         Command::Check(args) => check::run(args, json),

@@ -133,7 +133,10 @@ fn quiet() -> Settings {
 
 fn add(store: &Path, model: &str, json: bool) -> Result<()> {
     let bytes = models::find(Some(model))?.ok_or_else(|| {
-        failure(Exit::Model, "name a model to add: a file, or the embedded one")
+        failure(
+            Exit::Model,
+            "name a model to add: a file, or the embedded one",
+        )
     })?;
     // A mount reads the file itself: the embedded model goes through one too.
     let mut file = tempfile::NamedTempFile::new().context("making a temporary file")?;
@@ -156,8 +159,7 @@ fn default(store: &Path, model: &str, json: bool) -> Result<()> {
     let ask = Ask::ModelDefault {
         model: model.into(),
     };
-    let chosen: StoreModel =
-        with_store(store, ask, &quiet(), |fs| fs.set_default_model(model))?;
+    let chosen: StoreModel = with_store(store, ask, &quiet(), |fs| fs.set_default_model(model))?;
     report::emit(json, &chosen, || {
         format!("new chunks are coded with {}\n", chosen.name)
     })

@@ -49,8 +49,13 @@ pub enum Ask {
     Stop,
     /// Take the mount away now, even if files are in use.
     Detach,
+    /// Have the drain rest in the background, or go on.
+    Pause,
+    Resume,
     /// What files take: a [`Usage`](usage::Usage).
     Du(usage::Query),
+    /// Everything: a [`WholeReport`](crate::filesystem::WholeReport).
+    Report,
     /// Code files again: a [`RecodeProgress`](crate::tier::RecodeProgress).
     Recode {
         targets: Vec<usage::Target>,
@@ -60,9 +65,13 @@ pub enum Ask {
     /// The models of the store: [`StoreModel`](crate::filesystem::StoreModel)s.
     Models,
     /// Add the model that this file holds.
-    ModelAdd { file: PathBuf },
+    ModelAdd {
+        file: PathBuf,
+    },
     /// Have a model code new chunks.
-    ModelDefault { model: String },
+    ModelDefault {
+        model: String,
+    },
     /// Remove the models that no chunk needs.
     ModelGc,
 }

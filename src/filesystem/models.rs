@@ -6,7 +6,7 @@ use super::*;
 use crate::codec::ModelId;
 use crate::error::Error;
 use crate::tier::RecodeProgress;
-use crate::usage::{self, Query, Sizes, Target, Usage};
+use crate::usage::{self, Query, Sizes, Survey, Target, Usage};
 
 /// A model of a store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,16 @@ pub struct StoreModel {
     pub default: bool,
     /// Chunks need it to be read.
     pub in_use: bool,
+}
+
+/// Everything that a report shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WholeReport {
+    /// Seconds since 1970.
+    pub time: i64,
+    pub stat: Report,
+    pub survey: Survey,
+    pub history: Vec<Day>,
 }
 
 /// A model of the store, as far as the functions here need it.
@@ -51,7 +61,7 @@ impl FileSystem {
         StoreModel {
             name: info.name,
             hash: known.hash.to_hex().to_string(),
-            parameters: info.parameters as u64,
+            parameters: info.parameters,
             file_bytes: known.bytes,
             default: self.codec.model_id() == Some(known.id),
             in_use: used.contains(&known.id),
@@ -139,6 +149,18 @@ impl FileSystem {
         let files = usage::files(&self.volume, targets)?;
         self.tier
             .recode(&files, model.map(|known| known.id), progress)
+    }
+
+    /// Everything that a report shows. Looks at every file.
+    pub fn whole_report(&self, go_on: &mut dyn FnMut(&Sizes) -> bool) -> Result<WholeReport> {
+        self.volume.sync()?;
+        let survey = usage::survey(&self.volume, go_on)?;
+        Ok(WholeReport {
+            time: jiff::Timestamp::now().as_second(),
+            stat: self.report()?,
+            survey,
+            history: self.history()?,
+        })
     }
 
     /// What `query` names takes. What waits for a commit is committed first.

@@ -20,6 +20,7 @@ use crate::store::{ChunkId, Class, Table};
 
 use super::commit::{Swap, now_ms};
 use super::rows::{self, ChunkRow};
+use super::rules::{OwnLoad, Rest, Surroundings};
 use super::{Health, Plain, Shared, idle};
 
 /// How far a drain has come.
@@ -34,6 +35,35 @@ pub struct DrainProgress {
     pub stored_before: u64,
     pub stored_after: u64,
 }
+
+/// What the drain does, and what it has done since the store was opened. All
+/// sizes are bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DrainState {
+    /// Someone has told it to rest.
+    pub paused: bool,
+    /// Why it does nothing; `None` while it works.
+    pub rest: Option<Rest>,
+    /// Chunks coded, their plain bytes, and their frames before and after.
+    pub chunks: u64,
+    pub plain: u64,
+    pub stored_before: u64,
+    pub stored_after: u64,
+    /// For how long it has worked.
+    pub worked: Duration,
+    /// Plain bytes a second of its last chunks, counting only the time in
+    /// which it worked; `None` before it has done a few.
+    pub rate: Option<f64>,
+}
+
+/// Chunks whose speed counts.
+const RECENT: usize = 64;
+
+/// Fewer say nothing about the speed.
+const FEW: usize = 4;
+
+/// How often the drain looks whether it may work.
+const ASK: Duration = Duration::from_secs(2);
 
 /// How often someone who waits for the drain hears of it.
 const REPORT: Duration = Duration::from_millis(200);
@@ -68,12 +98,25 @@ struct ControlState {
     /// How a forced drain ended.
     ended: Option<Result<()>>,
     progress: DrainProgress,
+    /// Without `rate`, which follows from `recent`.
+    now: DrainState,
+    /// For how long the drain had worked when it had done each of its last
+    /// chunks, and the chunk's plain bytes.
+    recent: VecDeque<(Duration, u64)>,
 }
 
 impl Control {
     /// Ends the leader soon.
     pub fn stop(&self) {
         self.state.lock().stop = true;
+        self.bell.notify_all();
+    }
+
+    pub fn pause(&self, paused: bool) {
+        let mut state = self.state.lock();
+        state.now.paused = paused;
+        state.rung = true;
+        drop(state);
         self.bell.notify_all();
     }
 
@@ -113,6 +156,7 @@ fn code_loop(shared: &Shared, jobs: &Receiver<Job>, results: &Sender<Coded>) {
         if shared.drain.stopped() {
             return;
         }
+        let begun = Instant::now();
         // A coder that fails in an unforeseen way leaves the chunk as it is;
         // it only read shared state.
         let code = AssertUnwindSafe(|| shared.encode_cold(&name, row.policy, None, &plain));
@@ -121,10 +165,40 @@ fn code_loop(shared: &Shared, jobs: &Receiver<Job>, results: &Sender<Coded>) {
         if results.send(Coded { name, row, frame }).is_err() {
             return;
         }
+        shared.take_breath(begun.elapsed());
     }
 }
 
 impl Shared {
+    /// Has a coder rest for what is not its share of the time, unless someone
+    /// waits.
+    fn take_breath(&self, worked: Duration) {
+        let until = Instant::now() + self.options.rules.pause_after(worked);
+        let mut control = self.drain.state.lock();
+        while !control.stop && control.forced.is_none() && Instant::now() < until {
+            self.drain.bell.wait_until(&mut control, until);
+        }
+    }
+
+    /// See [`Tier::drain_state`](super::Tier::drain_state).
+    pub(super) fn drain_state(&self) -> DrainState {
+        let control = self.drain.state.lock();
+        let mut now = control.now.clone();
+        if self.options.read_only {
+            now.rest = Some(Rest::ReadOnly);
+        }
+        // The first of the last chunks only says when the others began.
+        if let (Some((from, first)), Some((to, _))) =
+            (control.recent.front(), control.recent.back())
+            && control.recent.len() > FEW
+            && to > from
+        {
+            let plain: u64 = control.recent.iter().map(|(_, plain)| plain).sum();
+            now.rate = Some((plain - first) as f64 / (*to - *from).as_secs_f64());
+        }
+        now
+    }
+
     /// The smallest frame of a chunk that its policy allows, known to decode to
     /// it, and the model that was tried: `model`, or the default one.
     pub(super) fn encode_cold(
@@ -221,6 +295,12 @@ struct Leader<'scope, 'env> {
     /// Swaps were submitted since the last commit that was waited for.
     swapped: bool,
     collected: Instant,
+    /// Why it may not work, and when it asked.
+    forbidden: Option<Rest>,
+    asked: Option<Instant>,
+    own_load: OwnLoad,
+    /// Since when the coders have been busy.
+    busy_since: Option<Instant>,
 }
 
 impl<'scope, 'env> Leader<'scope, 'env> {
@@ -241,7 +321,42 @@ impl<'scope, 'env> Leader<'scope, 'env> {
             from: Vec::new(),
             swapped: false,
             collected: Instant::now(),
+            forbidden: None,
+            asked: None,
+            own_load: OwnLoad::new(Instant::now()),
+            busy_since: None,
         }
+    }
+
+    /// Why nothing may be begun in the background, if so.
+    fn may_not(&mut self) -> Option<Rest> {
+        if self.shared.options.drain_threads == 0 {
+            return Some(Rest::Disabled);
+        }
+        if self.shared.drain.state.lock().now.paused {
+            return Some(Rest::Paused);
+        }
+        let now = Instant::now();
+        if self.asked.is_none_or(|asked| now - asked > ASK) {
+            self.asked = Some(now);
+            let own = self.own_load.note(now, self.busy.min(self.coders));
+            let rules = &self.shared.options.rules;
+            self.forbidden = rules.forbid(&Surroundings::look(), own);
+        }
+        self.forbidden.clone()
+    }
+
+    /// Notes what it does now, and the time in which it worked.
+    fn say(&mut self, rest: Option<Rest>) {
+        let mut control = self.shared.drain.state.lock();
+        let now = Instant::now();
+        if let Some(since) = self.busy_since.take() {
+            control.now.worked += now - since;
+        }
+        if self.busy > 0 {
+            self.busy_since = Some(now);
+        }
+        control.now.rest = rest;
     }
 
     fn lead(mut self) {
@@ -292,19 +407,21 @@ impl<'scope, 'env> Leader<'scope, 'env> {
     /// Codes all chunks that are due and waits until that is durable. Returns
     /// how long the next chunk in the queue will stay quiet.
     fn pass(&mut self, forced: Option<u64>) -> Result<Option<Duration>> {
-        let quiet = self.shared.options.quiet.as_millis() as u64;
-        if forced.is_none() && self.shared.options.drain_threads == 0 {
-            return Ok(None);
-        }
+        let quiet = self.shared.options.rules.quiet.as_millis() as u64;
         let mut next = None;
         let mut outcome = Ok(());
-        loop {
+        let rest = loop {
             let upto = forced.unwrap_or_else(|| now_ms().saturating_sub(quiet));
             // When one thing fails, no more is begun, but what the coders have
             // is waited for.
             let stop = outcome.is_err()
                 || self.shared.drain.stopped()
                 || (forced.is_some() && self.shared.drain.state.lock().forced != forced);
+            let rest = match forced {
+                Some(_) => None,
+                None => self.may_not(),
+            };
+            let stop = stop || rest.is_some();
             while !stop && self.busy < 2 * self.coders.max(1) {
                 match self.next_job(upto) {
                     Ok(Next::Job(job)) => self.give(*job),
@@ -321,8 +438,9 @@ impl<'scope, 'env> Leader<'scope, 'env> {
                 }
             }
             if self.busy == 0 {
-                break;
+                break rest;
             }
+            self.say(None);
             if self.collected.elapsed() > LOOK {
                 self.collect();
             }
@@ -333,10 +451,19 @@ impl<'scope, 'env> Leader<'scope, 'env> {
                     outcome = outcome.and(taken);
                 }
                 // The coders leave without a word when they are told to stop.
-                Err(RecvTimeoutError::Timeout) if self.shared.drain.stopped() => break,
+                Err(RecvTimeoutError::Timeout) if self.shared.drain.stopped() => break rest,
                 Err(_) => {}
             }
-        }
+        };
+        let rest = match (&outcome, rest, next) {
+            (Err(Error::NoSpace), ..) => Rest::NoSpace,
+            (_, Some(rest), _) => rest,
+            (_, None, Some(due)) => Rest::Quiet {
+                seconds: due.as_secs_f64().ceil() as u64,
+            },
+            (_, None, None) => Rest::Idle,
+        };
+        self.say(Some(rest));
         if std::mem::take(&mut self.swapped) {
             self.shared.sync()?;
         }
@@ -442,7 +569,20 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         };
         self.shared.submit(swap);
         self.swapped = true;
+        let working = self
+            .busy_since
+            .map_or(Duration::ZERO, |since| since.elapsed());
         let mut control = self.shared.drain.state.lock();
+        let now = &mut control.now;
+        now.chunks += 1;
+        now.plain += u64::from(row.plain_len);
+        now.stored_before += row.stored_len();
+        now.stored_after += frame.len() as u64;
+        let when = now.worked + working;
+        control.recent.push_back((when, row.plain_len.into()));
+        if control.recent.len() > RECENT {
+            control.recent.pop_front();
+        }
         let progress = &mut control.progress;
         progress.stored_before += row.stored_len();
         progress.stored_after += frame.len() as u64;

@@ -30,6 +30,7 @@ mod overlay;
 mod read;
 mod recode;
 mod rows;
+mod rules;
 mod scrub;
 mod stats;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -47,9 +49,10 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Space, Store, Table};
 
 pub use check::{Check, check};
-pub use drain::DrainProgress;
+pub use drain::{DrainProgress, DrainState};
 pub use op::Op;
 pub use recode::{RecodeFile, RecodeProgress};
+pub use rules::{Hours, Rest, Rules};
 pub use scrub::{Damage, scrub};
 pub use stats::{ChunkStats, ChunkUse, Footprint, Stats};
 
@@ -72,8 +75,8 @@ pub struct Options {
     pub dirty_bytes: usize,
     /// How long a change waits at most before its commit begins.
     pub commit_every: Duration,
-    /// The drain takes only chunks that were committed this long ago.
-    pub quiet: Duration,
+    /// When the drain works.
+    pub rules: Rules,
     /// Threads that code chunks cold in the background; 0 leaves that to
     /// [`Tier::drain`].
     pub drain_threads: usize,
@@ -91,7 +94,7 @@ impl Default for Options {
             cache_bytes: 256 << 20,
             dirty_bytes: 64 << 20,
             commit_every: Duration::from_millis(300),
-            quiet: Duration::from_secs(30),
+            rules: Rules::default(),
             drain_threads: threads,
             decode_threads: threads,
             read_only: false,
@@ -213,6 +216,14 @@ struct Shared {
     drain: drain::Control,
     /// Held while chunks are coded again on demand.
     recoding: Mutex<()>,
+    traffic: Traffic,
+}
+
+/// Bytes that went in and out since the tier was opened.
+#[derive(Default)]
+struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
 }
 
 /// See the module's description. Closes itself when dropped.
@@ -255,6 +266,7 @@ impl Tier {
             ahead: read::Pool::new(options.decode_threads),
             drain: drain::Control::default(),
             recoding: Mutex::default(),
+            traffic: Traffic::default(),
             store,
             codec,
             options,
@@ -337,12 +349,16 @@ impl Tier {
     /// reads as zeros. Every chunk is verified against its name. Readers that
     /// go through a file in order find the next chunks decoded.
     pub fn read(&self, ino: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
-        self.shared.read(ino, offset, len)
+        let bytes = self.shared.read(ino, offset, len)?;
+        self.shared.count_read(bytes.len());
+        Ok(bytes)
     }
 
     /// The same if it needs neither disk nor decoder, else `None`.
     pub fn try_read(&self, ino: u64, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
-        self.shared.try_read(ino, offset, len)
+        let bytes = self.shared.try_read(ino, offset, len)?;
+        self.shared.count_read(bytes.as_ref().map_or(0, Vec::len));
+        Ok(bytes)
     }
 
     /// Plain bytes of a chunk.
@@ -366,6 +382,30 @@ impl Tier {
     /// second, and stops early when the callback returns `false`.
     pub fn drain(&self, progress: &mut dyn FnMut(&DrainProgress) -> bool) -> Result<()> {
         self.shared.drain(progress)
+    }
+
+    /// Has the drain rest in the background until it is told to go on, or the
+    /// store is opened again. A drain on demand works all the same.
+    pub fn pause_drain(&self, paused: bool) {
+        self.shared.drain.pause(paused);
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.shared.options.read_only
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.shared.options.rules
+    }
+
+    /// Threads that code in the background.
+    pub fn drain_threads(&self) -> usize {
+        self.shared.options.drain_threads
+    }
+
+    /// What the drain does, and why not, and what it has done.
+    pub fn drain_state(&self) -> DrainState {
+        self.shared.drain_state()
     }
 
     /// The tier in figures.
@@ -420,6 +460,10 @@ impl Tier {
 }
 
 impl Shared {
+    fn count_read(&self, bytes: usize) {
+        self.traffic.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// See [`Tier::run`].
     fn run<T>(&self, mut f: impl FnMut(&mut Op<'_>) -> Result<T>) -> Result<T> {
         let mut pins = HashMap::new();

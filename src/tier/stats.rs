@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::codec::Kind;
+use crate::codec::{Kind, Policy};
 use crate::error::Result;
 use crate::store::{ChunkId, Class, Space, Table};
 
@@ -41,6 +41,9 @@ pub struct Stats {
     pub dirty: u64,
     /// Chunks that failed verification since the volume was opened.
     pub damaged: u64,
+    /// Bytes that readers got and writers gave since then.
+    pub read: u64,
+    pub written: u64,
     pub space: Space,
 }
 
@@ -59,6 +62,7 @@ pub struct ChunkUse {
     pub name: ChunkId,
     pub class: Class,
     pub kind: Kind,
+    pub policy: Policy,
     /// Before and after coding.
     pub plain: u64,
     pub stored: u64,
@@ -94,6 +98,7 @@ impl Shared {
                             name,
                             class: row.class,
                             kind: row.kind,
+                            policy: row.policy,
                             plain: row.plain_len.into(),
                             stored,
                             overhead: logged.saturating_sub(stored) + in_row,
@@ -139,6 +144,8 @@ impl Shared {
             cache_limit: self.options.cache_bytes as u64,
             dirty,
             damaged: self.damaged.lock().len() as u64,
+            read: self.traffic.read.load(Ordering::Relaxed),
+            written: self.traffic.written.load(Ordering::Relaxed),
             space: self.store.space()?,
         })
     }

@@ -1,6 +1,7 @@
 //! What files and directories take, chunk by chunk: `du` for chunks that are
 //! coded and shared.
 
+mod survey;
 mod walk;
 
 use std::collections::{BTreeMap, HashSet};
@@ -14,6 +15,7 @@ use crate::store::{ChunkId, Class};
 use crate::tier::{RecodeFile, Tier};
 use crate::volume::{Attr, FileType, Volume};
 
+pub use survey::{Kind as FileKind, Ratio, STEP, Survey, survey};
 pub use walk::{Seen, Step, Target, walk};
 
 /// What to measure, and what to say of it.
@@ -31,9 +33,7 @@ pub struct Query {
 }
 
 /// What comes first.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sort {
     /// What takes most on disk.
@@ -188,6 +188,8 @@ pub struct Count<'a> {
     files: Seen,
     pub total: Sizes,
     pub coded: BTreeMap<(TierNumber, Kind), Coded>,
+    /// Plain bytes and frames of coded chunks that a policy holds back.
+    held: (u64, u64),
 }
 
 /// `Class` as a number, in the order of a report.
@@ -201,6 +203,7 @@ impl<'a> Count<'a> {
             files: Seen::default(),
             total: Sizes::default(),
             coded: BTreeMap::new(),
+            held: (0, 0),
         }
     }
 
@@ -227,6 +230,9 @@ impl<'a> Count<'a> {
                 let hot = chunk.class == Class::Hot;
                 if hot {
                     sizes.waiting += chunk.plain;
+                } else if survey::holds_back(chunk.policy) {
+                    self.held.0 += chunk.plain;
+                    self.held.1 += chunk.stored;
                 }
                 let coded = self
                     .coded

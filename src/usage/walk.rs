@@ -43,10 +43,9 @@ impl Target {
     /// Where it leads.
     pub fn find(&self, volume: &Volume) -> Result<Attr> {
         let missing = |error| match error {
-            Error::NotFound | Error::NotDirectory => Error::Other(format!(
-                "there is no {} in the volume",
-                self.name.display()
-            )),
+            Error::NotFound | Error::NotDirectory => {
+                Error::Other(format!("there is no {} in the volume", self.name.display()))
+            }
             error => error,
         };
         let mut attr = volume.attr(self.ino).map_err(missing)?;
