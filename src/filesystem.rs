@@ -12,9 +12,11 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Codec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lm::model::Model;
-use crate::store::{Access, Properties, Store, StoreDir};
+use crate::memory::Budget;
+use crate::parallel;
+use crate::store::{Access, Properties, Store, StoreDir, Table};
 use crate::tier::{self, Rest, Rules, Tier};
 use crate::volume::{self, Volume};
 
@@ -34,7 +36,10 @@ pub struct NewStore {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub volume: volume::Options,
-    /// See [`tier::Options`].
+    /// Bound of the memory that a mount takes, in bytes; `None` for a quarter
+    /// of what the machine allows. See [`Budget`].
+    pub memory: Option<u64>,
+    /// See [`tier::Options`]; less where `memory` leaves less.
     pub cache_bytes: usize,
     pub rules: Rules,
     pub drain_threads: usize,
@@ -49,6 +54,7 @@ impl Default for Settings {
         let tier = tier::Options::default();
         Self {
             volume: volume::Options::default(),
+            memory: None,
             cache_bytes: tier.cache_bytes,
             rules: tier.rules,
             drain_threads: tier.drain_threads,
@@ -59,6 +65,14 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What the memory is used for.
+    pub fn budget(&self) -> Result<Budget> {
+        match self.memory {
+            Some(total) => Budget::split(total, parallel::available()),
+            None => Budget::of_machine(),
+        }
+    }
+
     /// To look at a store without changing anything.
     pub fn look() -> Self {
         Self {
@@ -127,6 +141,7 @@ impl FileSystem {
 
     /// Opens the store at `path`, takes its lock, and starts its threads.
     pub fn open(path: &Path, settings: &Settings) -> Result<Arc<FileSystem>> {
+        let budget = settings.budget()?;
         let read_only = settings.volume.read_only || settings.salvage;
         let access = match (settings.salvage, read_only) {
             (true, _) => Access::Salvage,
@@ -139,9 +154,13 @@ impl FileSystem {
         let store: Arc<dyn Store> = dir.store();
         let options = tier::Options {
             chunk_size: dir.properties().chunk_size as usize,
-            cache_bytes: settings.cache_bytes,
+            cache_bytes: (settings.cache_bytes)
+                .min(usize::try_from(budget.cache).unwrap_or(usize::MAX)),
+            dirty_bytes: usize::try_from(budget.dirty).unwrap_or(usize::MAX),
             rules: settings.rules.clone(),
-            drain_threads: settings.drain_threads,
+            drain_threads: settings.drain_threads.min(budget.coders),
+            decode_threads: budget.coders,
+            decoders: budget.coders,
             read_only,
             ..tier::Options::default()
         };
@@ -158,6 +177,51 @@ impl FileSystem {
             mounted: Mutex::new(None),
             closed: AtomicBool::new(false),
         }))
+    }
+
+    /// Puts the store at `path` in order: its files, then the rows of the
+    /// volume, then the chunks. Nobody else may have it open. `each` hears of
+    /// the plain bytes of the chunks looked at.
+    pub fn repair(path: &Path, depth: tier::Depth, each: &mut dyn FnMut(u64)) -> Result<Repaired> {
+        let mut corrected = StoreDir::examine(path)?;
+        let mut missing = Vec::new();
+        let dir = match StoreDir::open(path, Access::Write) {
+            Err(Error::Corrupt(what)) => {
+                log::warn!("{what}");
+                missing = StoreDir::salvage_rows(path)?;
+                StoreDir::open(path, Access::Write)?
+            }
+            opened => opened?,
+        };
+        for (hash, _) in dir.models()? {
+            if let (Err(_), Some(bytes)) = (dir.model(&hash), embedded(&hash)) {
+                dir.put_model(bytes)?;
+            }
+        }
+        let codec = codec(&dir)?;
+        let store: Arc<dyn Store> = dir.store();
+        let chunk_size = dir.properties().chunk_size as usize;
+        let bare = store.scan(Table::Inode, &[], None, 1)?.is_empty();
+        if bare && store.scan(Table::Dirent, &[], None, 1)?.is_empty() {
+            let files = volume::adopt(&*store, &codec, chunk_size)?;
+            missing.push(format!(
+                "all names, owners and times are lost; {files} chunks of files were found in the \
+                 value logs and are in /lost+found"
+            ));
+        }
+        corrected.extend(volume::repair(&*store, chunk_size as u64)?);
+        let threads = crate::parallel::available();
+        let repair = tier::repair(&*store, &codec, depth, chunk_size, threads, each)?;
+        corrected.extend(repair.corrected);
+        // Rows of attributes went, and files still count them.
+        if !repair.lost_attributes.is_empty() {
+            volume::repair(&*store, chunk_size as u64)?;
+        }
+        Ok(Repaired {
+            corrected,
+            missing,
+            lost_attributes: repair.lost_attributes,
+        })
     }
 
     /// The canonical path of the store.
@@ -284,6 +348,18 @@ impl FileSystem {
     }
 }
 
+/// What [`FileSystem::repair`] did.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    /// What was not as it should be, in words.
+    pub corrected: Vec<String>,
+    /// Rows that are known to be missing, in words.
+    pub missing: Vec<String>,
+    /// Keys of extended attributes that are lost: the inode as `u64`, and the
+    /// name.
+    pub lost_attributes: Vec<Vec<u8>>,
+}
+
 /// The models of a store, its own first.
 fn models(dir: &StoreDir) -> Result<Vec<Vec<u8>>> {
     let own = dir.properties().model.clone();
@@ -292,7 +368,24 @@ fn models(dir: &StoreDir) -> Result<Vec<Vec<u8>>> {
         hashes.retain(|hash| *hash != own);
         hashes.insert(0, own);
     }
-    hashes.iter().map(|hash| dir.model(hash)).collect()
+    let mut models = Vec::new();
+    for hash in &hashes {
+        match dir.model(hash) {
+            Ok(bytes) => models.push(bytes),
+            // Chunks coded without it can be read all the same.
+            Err(error @ Error::Model(_)) => match embedded(hash) {
+                Some(bytes) => models.push(bytes.to_vec()),
+                None => log::error!("{error}"),
+            },
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(models)
+}
+
+/// The model of this name, if this program has it.
+fn embedded(hash: &blake3::Hash) -> Option<&'static [u8]> {
+    crate::lm::model::embedded().filter(|bytes| blake3::hash(bytes) == *hash)
 }
 
 fn codec(dir: &StoreDir) -> Result<Codec> {

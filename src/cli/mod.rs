@@ -1,7 +1,6 @@
 //! The commands of the `laconicfs` binary: one file each, and what they share.
 
 mod bench;
-mod check;
 mod codec;
 mod coded;
 mod daemon;
@@ -10,6 +9,7 @@ mod drain;
 mod du;
 mod exit;
 mod files;
+mod fsck;
 mod locate;
 mod logging;
 mod mkfs;
@@ -83,8 +83,9 @@ enum Command {
     Compress(recode::CompressArgs),
     /// Code files and folders again, with another model
     Recompress(recode::RecompressArgs),
-    /// Check a store that is not mounted
-    Check(check::CheckArgs),
+    /// Check a store that is not mounted, and repair it
+    #[command(visible_alias = "check")]
+    Fsck(fsck::FsckArgs),
     /// Use or measure the codec alone, on files
     #[command(subcommand)]
     Codec(codec::CodecCommand),
@@ -102,17 +103,24 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version go to standard output and are no failure.
             let _ = error.print();
+            let fsck = |arg: &OsString| arg == "fsck" || arg == "check";
             return match error.use_stderr() {
+                true if std::env::args_os().nth(1).as_ref().is_some_and(fsck) => {
+                    ExitCode::from(fsck::USAGE)
+                }
                 true => ExitCode::from(Exit::Usage as u8),
                 false => ExitCode::SUCCESS,
             };
         }
     };
     match catch_unwind(AssertUnwindSafe(|| run(&cli))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(status)) => ExitCode::from(status),
         Ok(Err(error)) => {
             complain(&exit::message(&error));
-            ExitCode::from(Exit::of(&error) as u8)
+            ExitCode::from(match &cli.command {
+                Command::Fsck(_) => fsck::FAILED,
+                _ => Exit::of(&error) as u8,
+            })
         }
         Err(_) => {
             complain("that was a bug of laconicfs, please report it; stored data is not affected");
@@ -121,13 +129,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+/// Returns the exit status of what went well.
+fn run(cli: &Cli) -> Result<u8> {
     let json = cli.json;
     // The daemon of a mount logs to its store.
     if !matches!(&cli.command, Command::Mount(args) if args.logs_itself()) {
         logging::to_stderr();
     }
-    match &cli.command {
+    let done = match &cli.command {
         Command::Mkfs(args) => mkfs::run(args, json),
         Command::Mount(args) => mount::run(args, json),
         Command::Umount(args) => umount::run(args, json),
@@ -138,11 +147,12 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Report(args) => page::run(args, json),
         Command::Compress(args) => recode::compress(args, json),
         Command::Recompress(args) => recode::recompress(args, json),
-        Command::Check(args) => check::run(args, json),
+        Command::Fsck(args) => return fsck::run(args, json),
         Command::Codec(command) => codec::run(command, json),
         Command::Model(command) => model::run(command, json),
         Command::Demo(args) => demo::run(args, json),
-    }
+    };
+    done.map(|()| fsck::CLEAN)
 }
 
 fn complain(message: &str) {

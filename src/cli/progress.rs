@@ -18,6 +18,16 @@ pub fn bytes(what: &str, total: u64) -> ProgressBar {
         .with_message(what.to_string())
 }
 
+/// Counts bytes without knowing how many there will be.
+pub fn count_bytes(what: &str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{msg:12} {spinner} {binary_bytes} {binary_bytes_per_sec}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    ProgressBar::no_length()
+        .with_style(style)
+        .with_message(what.to_string())
+}
+
 /// Shows how far a drain has come. More may come to wait while it runs.
 pub fn drain(bar: &ProgressBar, progress: &DrainProgress) {
     bar.set_length(progress.plain_total.max(progress.plain_done));

@@ -150,7 +150,7 @@ pub fn human(stat: &Report) -> String {
         line(
             "damaged",
             format!(
-                "{} chunks could not be read since the mount; see: laconicfs check --scrub",
+                "{} chunks could not be read since the mount; see: laconicfs fsck --scrub",
                 stat.damaged
             ),
         );

@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use crate::error::{Error, Result};
 use crate::lm::ChunkCoder;
 use crate::lm::model::Model;
+use crate::parallel;
 
 pub use policy::Policy;
 
@@ -52,6 +53,12 @@ pub const MARGIN: u8 = 3;
 const HOT_LEVEL: i32 = 1;
 const COLD_LEVEL: i32 = 19;
 
+/// A frame and the length of its plain bytes.
+pub type Coded<'a> = (&'a [u8], usize);
+
+/// Chunks that are worth decoding side by side in one thread.
+pub const TOGETHER: usize = 2;
+
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Raw, Kind::Zstd, Kind::Mix, Kind::Lm];
 
@@ -85,6 +92,15 @@ impl Kind {
             other => Err(newer(other, Kind::Lm as u8)),
         }
     }
+}
+
+/// A chunk to be coded.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub plain: &'a [u8],
+    pub policy: Policy,
+    /// Another model than the default one.
+    pub model: Option<ModelId>,
 }
 
 /// Encodes and decodes chunks. Shared by all threads.
@@ -194,29 +210,39 @@ impl Codec {
         }
     }
 
-    /// The smallest frame of all codecs, decoded and compared before it is
-    /// returned. Slow: for the drain.
-    pub fn encode_cold(&self, plain: &[u8]) -> Result<Vec<u8>> {
-        self.encode_cold_for(Policy::Auto, None, plain)
+    /// The smallest frame of all codecs for each chunk, decoded and compared
+    /// before it is returned. Slow: for the drain. About [`TOGETHER`] chunks at
+    /// once are the fastest.
+    pub fn encode_cold(&self, plains: &[&[u8]]) -> Vec<Result<Vec<u8>>> {
+        let wanted: Vec<Wanted> = (plains.iter())
+            .map(|plain| Wanted {
+                plain,
+                policy: Policy::Auto,
+                model: None,
+            })
+            .collect();
+        self.encode_wanted(&wanted)
     }
 
-    /// The same among the codecs that a policy allows, with a model other
-    /// than the default one if `model` names it.
-    pub fn encode_cold_for(
-        &self,
-        policy: Policy,
-        model: Option<ModelId>,
-        plain: &[u8],
-    ) -> Result<Vec<u8>> {
-        let coder = match model {
-            Some(id) => Some(self.coder(&id)?),
-            None => self.coders.read().first().cloned(),
-        };
-        let frame = self.choose(coder.as_deref(), policy, plain)?;
-        match self.decode(&frame, plain.len())? == plain {
-            true => Ok(frame),
-            false => Err(Error::Corrupt("the new coding decodes wrongly".into())),
+    /// The same among the codecs that each chunk's policy allows, with the model
+    /// that it names.
+    pub fn encode_wanted(&self, wanted: &[Wanted]) -> Vec<Result<Vec<u8>>> {
+        let mut frames: Vec<_> = wanted.iter().map(|wanted| self.choose(wanted)).collect();
+        let made: Vec<usize> = (0..frames.len()).filter(|&i| frames[i].is_ok()).collect();
+        let coded: Vec<Coded> = (made.iter())
+            .filter_map(|&i| Some((frames[i].as_ref().ok()?.as_slice(), wanted[i].plain.len())))
+            .collect();
+        let decoded = self.decode_many(&coded);
+        for (i, decoded) in made.into_iter().zip(decoded) {
+            match decoded {
+                Ok(plain) if plain == wanted[i].plain => {}
+                Ok(_) => {
+                    frames[i] = Err(Error::Corrupt("the new coding decodes wrongly".into()));
+                }
+                Err(error) => frames[i] = Err(error),
+            }
         }
+        frames
     }
 
     /// A frame of this kind, or the smallest of all kinds.
@@ -224,13 +250,16 @@ impl Codec {
     /// [`Error::Model`] where the kind needs a model and there is none. A
     /// chunk that the kind cannot shrink comes back raw.
     pub fn encode_as(&self, kind: Option<Kind>, plain: &[u8]) -> Result<Vec<u8>> {
-        let coder = self.coders.read().first().cloned();
         match kind {
-            None => self.choose(coder.as_deref(), Policy::Auto, plain),
+            None => self.choose(&Wanted {
+                plain,
+                policy: Policy::Auto,
+                model: None,
+            }),
             Some(Kind::Raw) => Ok(frame(Kind::Raw, &[plain])),
             Some(Kind::Zstd) => Ok(zstd_or_raw(plain, COLD_LEVEL)),
             Some(kind @ (Kind::Mix | Kind::Lm)) => {
-                let coder = coder.ok_or_else(|| {
+                let coder = self.default_coder().ok_or_else(|| {
                     Error::Model("this codec needs a model, and there is none here".into())
                 })?;
                 let modelled = encode_modelled(&coder, kind, plain)?;
@@ -244,7 +273,12 @@ impl Codec {
 
     /// The smallest frame that the policy allows. Under [`Policy::Auto`] the
     /// model must earn the time that it takes every reader.
-    fn choose(&self, coder: Option<&ChunkCoder>, policy: Policy, plain: &[u8]) -> Result<Vec<u8>> {
+    fn choose(&self, wanted: &Wanted) -> Result<Vec<u8>> {
+        let Wanted {
+            plain,
+            policy,
+            model,
+        } = *wanted;
         if policy == Policy::None {
             return Ok(frame(Kind::Raw, &[plain]));
         }
@@ -255,7 +289,12 @@ impl Codec {
             return Ok(fast);
         }
         let small = zstd_or_raw(plain, COLD_LEVEL);
-        let Some(coder) = coder.filter(|_| policy.uses_model()) else {
+        let coder = match model {
+            _ if !policy.uses_model() => None,
+            Some(id) => Some(self.coder(&id)?),
+            None => self.default_coder(),
+        };
+        let Some(coder) = coder.as_deref() else {
             return Ok(small);
         };
         if !probe::worth_modelling(plain, small.len()) {
@@ -296,6 +335,50 @@ impl Codec {
             return Err(Error::Corrupt("a chunk frame has the wrong length".into()));
         }
         Ok(plain)
+    }
+
+    /// [`decode`](Self::decode) for several frames, each with its own result.
+    /// Those that the model coded go through it side by side, which is faster.
+    pub fn decode_many(&self, frames: &[Coded]) -> Vec<Result<Vec<u8>>> {
+        let mut plains: Vec<_> = frames.iter().map(|_| Ok(Vec::new())).collect();
+        let mut rest: Vec<usize> = (0..frames.len()).collect();
+        while let Some(&first) = rest.first() {
+            // the frames of the first one's model, which is nearly always all
+            let name = |i: usize| match Kind::of(frames[i].0) {
+                Ok(Kind::Lm) => frames[i].0.get(1..1 + MODEL_NAME),
+                _ => None,
+            };
+            let Some((coder, wanted)) = name(first).and_then(|n| Some((self.coder(n).ok()?, n)))
+            else {
+                let (frame, plain_len) = frames[first];
+                plains[first] = self.decode(frame, plain_len);
+                rest.remove(0);
+                continue;
+            };
+            let alike: Vec<usize> = (rest.iter().copied())
+                .filter(|&i| name(i) == Some(wanted))
+                .collect();
+            rest.retain(|&i| name(i) != Some(wanted));
+            let payloads: Vec<Coded> = (alike.iter())
+                .map(|&i| (&frames[i].0[1 + MODEL_NAME..], frames[i].1))
+                .collect();
+            for (i, plain) in alike.into_iter().zip(coder.decode_many(&payloads)) {
+                plains[i] = plain;
+            }
+        }
+        plains
+    }
+
+    /// [`decode_many`](Self::decode_many) by up to `threads` threads.
+    pub fn decode_all(&self, threads: usize, frames: &[Coded]) -> Vec<Result<Vec<u8>>> {
+        let share = frames.len().div_ceil(threads.max(1)).clamp(1, TOGETHER);
+        let groups: Vec<&[Coded]> = frames.chunks(share).collect();
+        let plains = parallel::map(threads, &groups, |group| self.decode_many(group));
+        plains.into_iter().flatten().collect()
+    }
+
+    fn default_coder(&self) -> Option<Arc<ChunkCoder>> {
+        self.coders.read().first().cloned()
     }
 
     fn coder(&self, name: &[u8]) -> Result<Arc<ChunkCoder>> {

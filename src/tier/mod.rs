@@ -29,6 +29,7 @@ mod op;
 mod overlay;
 mod read;
 mod recode;
+mod repair;
 mod rows;
 mod rules;
 mod scrub;
@@ -52,8 +53,10 @@ pub use check::{Check, check};
 pub use drain::{DrainProgress, DrainState};
 pub use op::Op;
 pub use recode::{RecodeFile, RecodeProgress};
+pub use repair::{Repair, Writer, each_row, repair, strays};
+pub use rows::{RUN, Run, parse_run_key, run_key};
 pub use rules::{Hours, Rest, Rules};
-pub use scrub::{Damage, scrub};
+pub use scrub::{Damage, Depth, scrub};
 pub use stats::{ChunkStats, ChunkUse, Footprint, Stats};
 
 use commit::Swap;
@@ -82,6 +85,8 @@ pub struct Options {
     pub drain_threads: usize,
     /// Threads that decode ahead of readers.
     pub decode_threads: usize,
+    /// Threads that decode at a time, readers included.
+    pub decoders: usize,
     /// Nothing is changed: neither rows nor logs.
     pub read_only: bool,
 }
@@ -97,6 +102,7 @@ impl Default for Options {
             rules: Rules::default(),
             drain_threads: threads,
             decode_threads: threads,
+            decoders: threads.max(4),
             read_only: false,
         }
     }
@@ -206,6 +212,7 @@ struct Shared {
     ledger: Mutex<Ledger>,
     cache: read::Cache,
     readers: Mutex<read::Readers>,
+    decoders: read::Decoders,
     ahead: read::Pool,
     /// Chunks that did not verify when read: not to be trusted when the same
     /// bytes are written again.
@@ -214,6 +221,8 @@ struct Shared {
     /// while logs are collected, by one thread at a time.
     stuck: Mutex<HashMap<u64, u64>>,
     drain: drain::Control,
+    /// When space was last looked for in vain.
+    futile: Mutex<Option<Instant>>,
     /// Held while chunks are coded again on demand.
     recoding: Mutex<()>,
     traffic: Traffic,
@@ -263,6 +272,7 @@ impl Tier {
         let shared = Arc::new(Shared {
             cache: read::Cache::new(options.cache_bytes, options.chunk_size),
             readers: Mutex::default(),
+            decoders: read::Decoders::new(options.decoders),
             ahead: read::Pool::new(options.decode_threads),
             drain: drain::Control::default(),
             recoding: Mutex::default(),
@@ -299,6 +309,7 @@ impl Tier {
             ledger: Mutex::new(ledger),
             damaged: Mutex::default(),
             stuck: Mutex::default(),
+            futile: Mutex::default(),
         });
         let tier = Arc::new(Tier {
             shared: shared.clone(),
@@ -406,6 +417,12 @@ impl Tier {
     /// What the drain does, and why not, and what it has done.
     pub fn drain_state(&self) -> DrainState {
         self.shared.drain_state()
+    }
+
+    /// Gives back at once what was deleted, for someone who met
+    /// [`Error::NoSpace`]. Says whether trying again is worth it.
+    pub fn make_space(&self) -> bool {
+        self.shared.make_space()
     }
 
     /// The tier in figures.

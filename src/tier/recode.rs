@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::codec::{self, Kind, ModelId, Policy};
+use crate::codec::{self, Kind, ModelId, Policy, Wanted};
 use crate::error::{Error, Result};
 use crate::parallel;
 use crate::store::{ChunkId, Class, Table};
@@ -191,9 +191,9 @@ impl Shared {
     /// Calls `each` with the chunks of a file, some at a time, until it says
     /// `false`.
     fn each_run(&self, ino: u64, each: &mut dyn FnMut(&[ChunkId]) -> Result<bool>) -> Result<()> {
-        let (mut from, end) = (rows::run_key(ino, 0), rows::run_key(ino, u32::MAX));
+        let (mut from, end) = (rows::run_key(ino, 0), rows::runs_end(ino));
         loop {
-            let page = self.store.scan(Table::Cmap, &from, Some(&end), PAGE)?;
+            let page = self.store.scan(Table::Cmap, &from, end.as_deref(), PAGE)?;
             let Some((last, _)) = page.last() else {
                 return Ok(());
             };
@@ -214,10 +214,7 @@ impl Shared {
         now: &mut RecodeProgress,
         progress: &mut dyn FnMut(&RecodeProgress) -> bool,
     ) -> Result<()> {
-        let threads = match self.options.drain_threads {
-            0 => parallel::available(),
-            threads => threads,
-        };
+        let threads = self.coders();
         self.each_run(file.ino, &mut |names| {
             for some in names.chunks(2 * threads) {
                 if !matches!(self.state.lock().health, Health::Fine) {
@@ -278,8 +275,15 @@ impl Shared {
             Some(plain) => plain,
             None => Arc::new(self.fetch(name)?.1),
         };
-        let (frame, tried) = self.encode_cold(name, policy, wanted, &plain)?;
-        Ok(Outcome::Coded(row, frame, tried))
+        let wanted_of = Wanted {
+            plain: &plain,
+            policy,
+            model: wanted,
+        };
+        let frame = self.codec.encode_wanted(&[wanted_of]).pop();
+        let frame = frame.unwrap_or_else(|| Err(Error::Other("nothing was coded".into())))?;
+        let frame = self.compare(name, &plain, frame)?;
+        Ok(Outcome::Coded(row, frame, wanted))
     }
 
     fn note_outcome(

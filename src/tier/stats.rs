@@ -83,9 +83,9 @@ impl Shared {
     }
 
     pub(super) fn each_chunk(&self, ino: u64, each: &mut dyn FnMut(&ChunkUse)) -> Result<()> {
-        let (mut from, end) = (rows::run_key(ino, 0), rows::run_key(ino, u32::MAX));
+        let (mut from, end) = (rows::run_key(ino, 0), rows::runs_end(ino));
         loop {
-            let page = self.store.scan(Table::Cmap, &from, Some(&end), 64)?;
+            let page = self.store.scan(Table::Cmap, &from, end.as_deref(), 64)?;
             for (key, row) in &page {
                 for name in Run::decode(row)?.names() {
                     if let Some(bytes) = self.store.get(Table::Chunk, &name.0)? {

@@ -62,17 +62,31 @@ impl Volume {
 
     /// The same with the attributes of each entry's inode.
     pub fn read_dir_plus(&self, ino: u64, cookie: u64, limit: usize) -> Result<Vec<(Entry, Attr)>> {
-        let entries = self.list_dir(ino, cookie, limit)?;
+        let entries = self.look(|change| {
+            let entries = change.entries(ino, cookie, limit)?;
+            let entries = entries
+                .into_iter()
+                .map(|entry| Ok((change.entry_inode(&entry)?, entry)))
+                .collect::<Result<Vec<_>>>()?;
+            // Nothing fails from here on, and so every lookup is answered.
+            let answer = |(inode, entry): (Inode, Dirent)| {
+                let attr = match &*entry.name {
+                    b"." | b".." => self.core.attr(entry.ino, &inode),
+                    _ => self.answer(entry.ino, &inode),
+                };
+                (Entry::from(entry), attr)
+            };
+            Ok(entries.into_iter().map(answer).collect::<Vec<_>>())
+        })?;
         self.looked_into(ino, cookie);
         Ok(entries)
     }
 
-    /// The same for reports: the access time stays.
+    /// The same for reports: nothing is noted, neither times nor lookups.
     pub fn list_dir(&self, ino: u64, cookie: u64, limit: usize) -> Result<Vec<(Entry, Attr)>> {
         self.look(|change| {
-            let entries = change.entries(ino, cookie, limit)?;
+            let entries = change.entries(ino, cookie, limit)?.into_iter();
             entries
-                .into_iter()
                 .map(|entry| {
                     let inode = change.entry_inode(&entry)?;
                     let attr = self.core.attr(entry.ino, &inode);

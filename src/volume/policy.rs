@@ -6,7 +6,6 @@
 //! counts for what is written later; what is stored stays as it is until
 //! someone asks for it to be coded again.
 
-use super::rows::{XATTR_PREFIX, xattr_key};
 use super::*;
 use crate::codec::Policy;
 
@@ -18,7 +17,7 @@ const COMPRESS: u32 = 0x4;
 const DO_NOT_COMPRESS: u32 = 0x400;
 
 /// The policy that a value of the attribute names.
-pub(super) fn parse(value: &[u8]) -> Result<Policy> {
+fn parse(value: &[u8]) -> Result<Policy> {
     Policy::from_name(value).ok_or(Error::Invalid(
         "the codec of a file is auto, lm, mix, zstd or none",
     ))
@@ -34,10 +33,9 @@ impl Change<'_, '_> {
         policy: Option<Policy>,
     ) -> Result<()> {
         // An attribute of this name from before it meant something.
-        let key = xattr_key(ino, CODEC);
-        if inode.xattrs > 0 && self.op.get(Table::Xattr, &key)?.is_some() {
-            self.op.delete(Table::Xattr, key)?;
-            inode.xattrs -= 1;
+        match self.delete_xattr(ino, &mut inode, CODEC) {
+            Err(Error::NoAttribute) => {}
+            deleted => deleted?,
         }
         inode.policy = policy;
         inode.ctime = self.now;
@@ -45,19 +43,6 @@ impl Change<'_, '_> {
             self.op.wish(ino, policy.unwrap_or_default());
         }
         self.put(ino, &inode)
-    }
-
-    /// The policy's value, also where an older program stored it as an
-    /// attribute like any other.
-    pub(super) fn policy_value(&self, ino: u64, inode: &Inode) -> Result<Vec<u8>> {
-        if let Some(policy) = inode.policy {
-            return Ok(policy.name().as_bytes().to_vec());
-        }
-        let key = xattr_key(ino, CODEC);
-        match self.op.get_value(Table::Xattr, &key)? {
-            Some((prefix, value)) if prefix == XATTR_PREFIX => Ok(value),
-            _ => Err(Error::NoAttribute),
-        }
     }
 }
 
@@ -72,6 +57,27 @@ pub fn compression_flags(attr: &Attr) -> u32 {
 }
 
 impl Volume {
+    /// setxattr(2) of `user.laconicfs.codec`: [`Error::Invalid`] for what is no
+    /// policy.
+    pub(super) fn set_codec(&self, ino: u64, value: &[u8], flags: XattrFlags) -> Result<()> {
+        self.change(|change| {
+            let inode = change.xattr_inode(ino, CODEC)?;
+            let policy = parse(value)?;
+            let exists = inode.policy.is_some();
+            if exists && flags.contains(XattrFlags::CREATE) {
+                return Err(Error::Exists);
+            }
+            if !exists && flags.contains(XattrFlags::REPLACE) {
+                return Err(Error::NoAttribute);
+            }
+            let names = change.xattr_names(ino, &inode, true)?.len();
+            if !exists && names + CODEC.len() + 1 > XATTR_MAX {
+                return Err(Error::NoSpace);
+            }
+            change.set_policy(ino, inode, Some(policy))
+        })
+    }
+
     /// As [`set_flags`](Self::set_flags), for flags that were read with
     /// [`compression_flags`] among them: `c` taken away or `m` added makes the
     /// policy `none`; `c` added makes it `auto`; `m` taken away leaves it open.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::store::database::files_below;
+use crate::store::files::files_below;
 
 /// The files of the golden store, each compressed by itself.
 fn golden() -> PathBuf {
@@ -65,9 +65,15 @@ fn the_golden_store_of_format_1_is_read() {
         std::fs::create_dir_all(target.parent().unwrap()).unwrap();
         std::fs::write(target, plain).unwrap();
     }
-    for access in [Access::Read, Access::Write, Access::Write] {
+    let opened = [
+        (Access::Read, 1),
+        (Access::Write, 2), // It has got a journal.
+        (Access::Read, 2),
+        (Access::Write, 2),
+    ];
+    for (access, format) in opened {
         let directory = StoreDir::open(home.path(), access).unwrap();
-        assert_eq!(directory.superblock().format, 1);
+        assert_eq!(directory.superblock().format, format);
         assert_eq!(directory.properties(), &properties());
         assert_eq!(directory.model(&blake3::hash(MODEL)).unwrap(), MODEL);
         let store = directory.store();

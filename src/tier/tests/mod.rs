@@ -30,6 +30,7 @@ pub(crate) fn options() -> Options {
         },
         drain_threads: 0,
         decode_threads: 2,
+        decoders: 2,
         read_only: false,
     }
 }

@@ -8,6 +8,7 @@ mod handles;
 mod model;
 mod names;
 mod policy;
+mod repair;
 mod xattr;
 
 use std::collections::BTreeMap;
