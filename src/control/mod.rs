@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backup::{ReceiveOptions, SendOptions};
 use crate::usage;
 
 pub use client::Client;
@@ -43,6 +44,28 @@ pub enum Ask {
     Stat,
     /// Code every chunk that is stored by now as small as it gets.
     Drain,
+    /// The snapshots: a list of [`Snapshot`](crate::volume::Snapshot).
+    Snapshots,
+    /// Make one; answered with it, progress is a number of rows.
+    SnapshotCreate {
+        name: String,
+    },
+    /// Remove one.
+    SnapshotDelete {
+        name: String,
+    },
+    /// Write a snapshot's stream into a pipe; progress is a number of bytes,
+    /// the answer a [`Sent`](crate::backup::Sent).
+    Send {
+        options: SendOptions,
+        to: PathBuf,
+    },
+    /// Read a stream from a pipe; answered with a
+    /// [`Received`](crate::backup::Received).
+    Receive {
+        options: ReceiveOptions,
+        from: PathBuf,
+    },
     /// Make everything durable.
     Sync,
     /// Unmount; answered when everything is flushed and the store is free.

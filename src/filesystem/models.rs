@@ -119,6 +119,11 @@ impl FileSystem {
 
     /// Removes the models that no chunk needs and that are not the default.
     pub fn collect_models(&self) -> Result<Vec<StoreModel>> {
+        let Some(_alone) = self.models_held.try_write() else {
+            return Err(Error::Other(
+                "chunks are being received just now: wait for that".into(),
+            ));
+        };
         let known = self.known()?;
         let candidates: Vec<ModelId> = known
             .iter()
