@@ -1,21 +1,27 @@
 //! A store and everything above it, put together from a path: its directory,
 //! its models, the codec, the tier, the volume. Opened and closed in order.
 
+mod history;
+mod models;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
 
-use crate::codec::Codec;
+use crate::codec::{self, Codec};
 use crate::error::{Error, Result};
 use crate::lm::model::Model;
 use crate::memory::Budget;
 use crate::parallel;
 use crate::store::{Access, Properties, Store, StoreDir, Table};
-use crate::tier::{self, Tier};
+use crate::tier::{self, Rest, Rules, Tier};
 use crate::volume::{self, Volume};
+
+pub use history::Day;
+pub use models::{StoreModel, WholeReport};
 
 /// What a new store shall be.
 #[derive(Clone, Debug)]
@@ -35,8 +41,10 @@ pub struct Settings {
     pub memory: Option<u64>,
     /// See [`tier::Options`]; less where `memory` leaves less.
     pub cache_bytes: usize,
-    pub quiet: Duration,
+    pub rules: Rules,
     pub drain_threads: usize,
+    /// Per cent by which the language model must beat the other codecs.
+    pub lm_margin: u8,
     /// Read a store whose database does not match its seal. Read-only.
     pub salvage: bool,
 }
@@ -48,8 +56,9 @@ impl Default for Settings {
             volume: volume::Options::default(),
             memory: None,
             cache_bytes: tier.cache_bytes,
-            quiet: tier.quiet,
+            rules: tier.rules,
             drain_threads: tier.drain_threads,
+            lm_margin: codec::MARGIN,
             salvage: false,
         }
     }
@@ -80,13 +89,17 @@ impl Settings {
 /// An open store with its volume. It must be [closed](Self::close), and is
 /// free for others once it has been dropped.
 pub struct FileSystem {
-    dir: StoreDir,
+    path: PathBuf,
+    chunk_size: u64,
+    dir: Mutex<StoreDir>,
     store: Arc<dyn Store>,
     codec: Arc<Codec>,
     tier: Arc<Tier>,
     volume: Arc<Volume>,
-    model: Option<ModelName>,
     mounted: Mutex<Option<Mounted>>,
+    closed: AtomicBool,
+    /// See [`hold_models`](Self::hold_models).
+    models_held: RwLock<()>,
 }
 
 impl FileSystem {
@@ -138,15 +151,15 @@ impl FileSystem {
             (false, false) => Access::Write,
         };
         let dir = StoreDir::open(path, access)?;
-        let (codec, model) = codec(&dir)?;
-        let codec = Arc::new(codec);
+        let codec = Arc::new(codec(&dir)?);
+        codec.set_margin(settings.lm_margin);
         let store: Arc<dyn Store> = dir.store();
         let options = tier::Options {
             chunk_size: dir.properties().chunk_size as usize,
             cache_bytes: (settings.cache_bytes)
                 .min(usize::try_from(budget.cache).unwrap_or(usize::MAX)),
             dirty_bytes: usize::try_from(budget.dirty).unwrap_or(usize::MAX),
-            quiet: settings.quiet,
+            rules: settings.rules.clone(),
             drain_threads: settings.drain_threads.min(budget.coders),
             decode_threads: budget.coders,
             decoders: budget.coders,
@@ -156,21 +169,17 @@ impl FileSystem {
         let tier = Tier::open(store.clone(), codec.clone(), options)?;
         let volume = Volume::open(tier.clone(), settings.volume)?;
         Ok(Arc::new(FileSystem {
-            dir,
+            path: dir.path().into(),
+            chunk_size: dir.properties().chunk_size.into(),
+            dir: Mutex::new(dir),
             store,
             codec,
             tier,
             volume,
-            model,
             mounted: Mutex::new(None),
+            closed: AtomicBool::new(false),
+            models_held: RwLock::default(),
         }))
-    }
-
-    /// The models that a store holds, the one it codes with first. The store
-    /// may be in use.
-    pub fn models_of(path: &Path) -> Result<Vec<Vec<u8>>> {
-        let dir = StoreDir::open(path, Access::Read)?;
-        models(&dir)
     }
 
     /// Puts the store at `path` in order: its files, then the rows of the
@@ -192,7 +201,7 @@ impl FileSystem {
                 dir.put_model(bytes)?;
             }
         }
-        let (codec, _) = codec(&dir)?;
+        let codec = codec(&dir)?;
         let store: Arc<dyn Store> = dir.store();
         let chunk_size = dir.properties().chunk_size as usize;
         let bare = store.scan(Table::Inode, &[], None, 1)?.is_empty();
@@ -220,7 +229,7 @@ impl FileSystem {
 
     /// The canonical path of the store.
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -233,13 +242,13 @@ impl FileSystem {
 
     /// The model that new chunks are coded with.
     pub fn own_model(&self) -> Option<blake3::Hash> {
-        let hex = self.dir.properties().model.as_deref();
+        let hex = self.dir.lock().properties().model.clone();
         hex.and_then(|hex| blake3::Hash::from_hex(hex).ok())
     }
 
     /// The model of the store that frames call by these first bytes.
     pub fn model_named(&self, short: [u8; 4]) -> Result<blake3::Hash> {
-        let mut models = self.dir.models()?.into_iter().map(|(hash, _)| hash);
+        let mut models = self.dir.lock().models()?.into_iter().map(|(hash, _)| hash);
         let found = models.find(|hash| hash.as_bytes().starts_with(&short));
         found.ok_or_else(|| {
             Error::Model("a chunk was coded with a model that is not in this store".into())
@@ -247,19 +256,26 @@ impl FileSystem {
     }
 
     pub fn model_bytes(&self, hash: &blake3::Hash) -> Result<Vec<u8>> {
-        self.dir.model(hash)
+        self.dir.lock().model(hash)
     }
 
     /// Adds a model that chunks from elsewhere were coded with. They can be
-    /// read when the store is opened again.
+    /// read at once.
     pub fn put_model(&self, bytes: &[u8]) -> Result<()> {
-        Model::parse(bytes.to_vec())?;
-        self.dir.put_model(bytes).map(drop)
+        let model = Model::parse(bytes.to_vec())?;
+        self.codec.add_model(Arc::new(model))?;
+        self.dir.lock().put_model(bytes).map(drop)
+    }
+
+    /// While this is held no model is removed: for those who add chunks that
+    /// were coded elsewhere.
+    pub fn hold_models(&self) -> RwLockReadGuard<'_, ()> {
+        self.models_held.read()
     }
 
     /// A codec that knows the models which came since the store was opened too.
     pub fn codec_of_all_models(&self) -> Result<Codec> {
-        Ok(codec(&self.dir)?.0)
+        codec(&self.dir.lock())
     }
 
     pub fn volume(&self) -> &Arc<Volume> {
@@ -268,7 +284,7 @@ impl FileSystem {
 
     /// Plain bytes of a chunk.
     pub fn chunk_size(&self) -> u64 {
-        self.dir.properties().chunk_size.into()
+        self.chunk_size
     }
 
     /// Notes where it is mounted, for reports.
@@ -278,6 +294,11 @@ impl FileSystem {
 
     /// Makes everything durable and stops the threads. May be called again.
     pub fn close(&self) -> Result<()> {
+        if !self.closed.swap(true, Ordering::SeqCst)
+            && let Err(error) = self.note_day()
+        {
+            log::warn!("noting what the store holds today: {error}");
+        }
         let volume = self.volume.close();
         volume.and(self.tier.close())
     }
@@ -291,7 +312,7 @@ impl FileSystem {
         Ok(Report {
             store: self.path().into(),
             mounted: self.mounted.lock().clone(),
-            model: self.model.clone(),
+            model: self.codec.model().map(|model| model_name(&model)),
             chunk_size: self.chunk_size(),
             files: totals.files,
             directories: totals.directories,
@@ -312,7 +333,7 @@ impl FileSystem {
                 .iter()
                 .map(|chunks| Chunks {
                     tier: chunks.tier.into(),
-                    codec: format!("{:?}", chunks.codec).to_lowercase(),
+                    codec: chunks.codec.name().into(),
                     chunks: chunks.chunks,
                     plain: chunks.plain,
                     stored: chunks.stored,
@@ -332,7 +353,42 @@ impl FileSystem {
                 dirty: stats.dirty,
             },
             damaged: stats.damaged,
+            drain: self.drain_report(stats.queue_plain),
+            traffic: Traffic {
+                read: stats.read,
+                written: stats.written,
+            },
         })
+    }
+}
+
+impl FileSystem {
+    fn drain_report(&self, waiting: u64) -> Drain {
+        let now = self.tier.drain_state();
+        let rules = self.tier.rules();
+        Drain {
+            why: now.rest.as_ref().map(ToString::to_string),
+            paused: now.paused,
+            seconds_left: match (now.rate, &now.rest) {
+                (Some(rate), None | Some(Rest::Quiet { .. })) if rate > 0.0 => {
+                    Some(waiting as f64 / rate)
+                }
+                _ => None,
+            },
+            rest: now.rest,
+            chunks: now.chunks,
+            plain: now.plain,
+            stored_before: now.stored_before,
+            stored_after: now.stored_after,
+            worked: now.worked.as_secs_f64(),
+            rate: now.rate,
+            threads: self.tier.drain_threads(),
+            quiet: rules.quiet.as_secs_f64(),
+            cpu_share: rules.cpu_share,
+            hours: rules.hours.to_string(),
+            max_load: rules.max_load,
+            min_battery: rules.min_battery,
+        }
     }
 }
 
@@ -376,24 +432,24 @@ fn embedded(hash: &blake3::Hash) -> Option<&'static [u8]> {
     crate::lm::model::embedded().filter(|bytes| blake3::hash(bytes) == *hash)
 }
 
-fn codec(dir: &StoreDir) -> Result<(Codec, Option<ModelName>)> {
+fn codec(dir: &StoreDir) -> Result<Codec> {
     let mut parsed = Vec::new();
     for bytes in models(dir)? {
         parsed.push(Arc::new(Model::parse(bytes)?));
     }
-    let Some(first) = parsed.first() else {
-        return Ok((Codec::default(), None));
-    };
-    let name = ModelName {
-        name: first.info().name,
-        hash: blake3::Hash::from_bytes(first.hash()).to_hex().to_string(),
-    };
-    Ok((Codec::with_models(parsed)?, Some(name)))
+    Codec::with_models(parsed)
+}
+
+fn model_name(model: &Model) -> ModelName {
+    ModelName {
+        name: model.info().name,
+        hash: blake3::Hash::from_bytes(model.hash()).to_hex().to_string(),
+    }
 }
 
 /// A store in figures, as `stat` shows it. All sizes are bytes. The names of
 /// the fields are a promise to those who read the JSON.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub store: PathBuf,
     pub mounted: Option<Mounted>,
@@ -421,6 +477,45 @@ pub struct Report {
     pub cache: Cache,
     /// Chunks that could not be read since the store was opened.
     pub damaged: u64,
+    pub drain: Drain,
+    pub traffic: Traffic,
+}
+
+/// The drain: what it does, what it has done since the store was opened, and
+/// what it was told. All times are seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drain {
+    pub paused: bool,
+    /// Why it does nothing just now, for programs and in words; `None` while
+    /// it works.
+    pub rest: Option<Rest>,
+    pub why: Option<String>,
+    /// What the queue will take at the speed of the last chunks; `None` where
+    /// nobody knows, or while it may not work.
+    pub seconds_left: Option<f64>,
+    /// Chunks coded, their plain bytes, their frames before and after.
+    pub chunks: u64,
+    pub plain: u64,
+    pub stored_before: u64,
+    pub stored_after: u64,
+    /// For how long it has worked.
+    pub worked: f64,
+    /// Plain bytes a second of its last chunks.
+    pub rate: Option<f64>,
+    pub threads: usize,
+    pub quiet: f64,
+    /// Per cent of each thread's time.
+    pub cpu_share: u8,
+    pub hours: String,
+    pub max_load: Option<f64>,
+    pub min_battery: Option<u8>,
+}
+
+/// Bytes that readers got and writers gave since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub read: u64,
+    pub written: u64,
 }
 
 /// Where a store is mounted, and by which process.

@@ -6,6 +6,7 @@ mod coded;
 mod daemon;
 mod demo;
 mod drain;
+mod du;
 mod exit;
 mod export;
 mod files;
@@ -17,14 +18,17 @@ mod mkfs;
 mod model;
 mod models;
 mod mount;
+mod page;
 mod pipe;
 mod place;
 mod progress;
+mod recode;
 mod report;
 mod send;
 mod size;
 mod snapshot;
 mod stat;
+mod top;
 mod umount;
 
 use std::ffi::{OsStr, OsString};
@@ -75,6 +79,16 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Show what a store holds and takes
     Stat(stat::StatArgs),
+    /// Show what files and folders take, by codec and tier
+    Du(du::DuArgs),
+    /// Show live what a mounted store does
+    Top(top::TopArgs),
+    /// Show a store on one page, with plots
+    Report(page::ReportArgs),
+    /// Code files and folders now, as their policies say
+    Compress(recode::CompressArgs),
+    /// Code files and folders again, with another model
+    Recompress(recode::RecompressArgs),
     /// Check a store that is not mounted, and repair it
     #[command(visible_alias = "check")]
     Fsck(fsck::FsckArgs),
@@ -91,7 +105,7 @@ enum Command {
     /// Use or measure the codec alone, on files
     #[command(subcommand)]
     Codec(codec::CodecCommand),
-    /// List, describe or import models
+    /// List, describe, import, add or remove models
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// See it work: a temporary store, a mount, every byte compared
@@ -144,6 +158,11 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Umount(args) => umount::run(args, json),
         Command::Drain(args) => drain::run(args, json),
         Command::Stat(args) => stat::run(args, json),
+        Command::Du(args) => du::run(args, json),
+        Command::Top(args) => top::run(args, json),
+        Command::Report(args) => page::run(args, json),
+        Command::Compress(args) => recode::compress(args, json),
+        Command::Recompress(args) => recode::recompress(args, json),
         Command::Fsck(args) => return fsck::run(args, json),
         Command::Snapshot(command) => snapshot::run(command, json),
         Command::Send(args) => send::send_stream(args, json),

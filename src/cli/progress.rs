@@ -3,7 +3,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::tier::DrainProgress;
+use crate::tier::{DrainProgress, RecodeProgress};
 
 const TEMPLATE: &str =
     "{msg:12} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
@@ -39,6 +39,12 @@ pub fn count_bytes(what: &str) -> ProgressBar {
 
 /// Shows how far a drain has come. More may come to wait while it runs.
 pub fn drain(bar: &ProgressBar, progress: &DrainProgress) {
+    bar.set_length(progress.plain_total.max(progress.plain_done));
+    bar.set_position(progress.plain_done);
+}
+
+/// Shows how far coding again has come.
+pub fn recode(bar: &ProgressBar, progress: &RecodeProgress) {
     bar.set_length(progress.plain_total.max(progress.plain_done));
     bar.set_position(progress.plain_done);
 }

@@ -4,15 +4,22 @@
 //! bytes (`docs/format.md`). A frame does not say how long its plain bytes are
 //! nor what they hash to: whoever keeps the frame keeps both.
 
+mod policy;
 mod probe;
 #[cfg(test)]
 mod tests;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use parking_lot::RwLock;
 
 use crate::error::{Error, Result};
 use crate::lm::ChunkCoder;
 use crate::lm::model::Model;
 use crate::parallel;
+
+pub use policy::Policy;
 
 /// How a frame is coded. The numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -35,6 +42,13 @@ const VERSION: u8 = 0;
 /// models of one store.
 const MODEL_NAME: usize = 4;
 
+/// The first bytes of a model's hash, as frames and rows name it.
+pub type ModelId = [u8; MODEL_NAME];
+
+/// Per cent by which the language model must beat the codecs without it,
+/// unless told otherwise: it takes ten times as long to read.
+pub const MARGIN: u8 = 3;
+
 /// Zstd's level for the hot tier and for the cold one.
 const HOT_LEVEL: i32 = 1;
 const COLD_LEVEL: i32 = 19;
@@ -47,6 +61,15 @@ pub const TOGETHER: usize = 2;
 
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Raw, Kind::Zstd, Kind::Mix, Kind::Lm];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Raw => "raw",
+            Kind::Zstd => "zstd",
+            Kind::Mix => "mix",
+            Kind::Lm => "lm",
+        }
+    }
 
     /// The codec that a frame names.
     pub fn of(frame: &[u8]) -> Result<Kind> {
@@ -71,34 +94,107 @@ impl Kind {
     }
 }
 
+/// A chunk to be coded.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub plain: &'a [u8],
+    pub policy: Policy,
+    /// Another model than the default one.
+    pub model: Option<ModelId>,
+}
+
 /// Encodes and decodes chunks. Shared by all threads.
-#[derive(Default)]
 pub struct Codec {
     /// The first one codes new chunks.
-    coders: Vec<ChunkCoder>,
+    coders: RwLock<Vec<Arc<ChunkCoder>>>,
+    /// Models that shall get no new chunks, because they are being removed.
+    retired: RwLock<Vec<ModelId>>,
+    /// See [`MARGIN`].
+    margin: AtomicU8,
+}
+
+impl Default for Codec {
+    /// Without a model.
+    fn default() -> Self {
+        Self {
+            coders: RwLock::default(),
+            retired: RwLock::default(),
+            margin: AtomicU8::new(MARGIN),
+        }
+    }
 }
 
 impl Codec {
     /// A codec that knows these models. The first codes new chunks; chunks of
     /// all of them can be decoded. Without a model, chunks rest as zstd or raw.
     pub fn with_models(models: Vec<Arc<Model>>) -> Result<Codec> {
-        let mut coders: Vec<ChunkCoder> = Vec::new();
+        let codec = Codec::default();
         for model in models {
-            let coder = ChunkCoder::new(model)?;
-            if coders.iter().any(|known| name_of(known) == name_of(&coder)) {
-                return Err(Error::Model(
-                    "two models have names that a chunk cannot tell apart; remove one of them"
-                        .into(),
-                ));
+            if !codec.add_model(model)? {
+                return Err(ambiguous());
             }
-            coders.push(coder);
         }
-        Ok(Codec { coders })
+        Ok(codec)
+    }
+
+    /// Learns one more model. `false` if it was known.
+    ///
+    /// [`Error::Model`] if a chunk could not tell it from another one.
+    pub fn add_model(&self, model: Arc<Model>) -> Result<bool> {
+        let coder = ChunkCoder::new(model)?;
+        let mut coders = self.coders.write();
+        match coders.iter().find(|known| id_of(known) == id_of(&coder)) {
+            Some(known) if known.model().hash() == coder.model().hash() => Ok(false),
+            Some(_) => Err(ambiguous()),
+            None => {
+                coders.push(Arc::new(coder));
+                Ok(true)
+            }
+        }
+    }
+
+    /// Has a known model code new chunks. `false` if it is not known.
+    pub fn set_default_model(&self, id: ModelId) -> bool {
+        let mut coders = self.coders.write();
+        let found = coders.iter().position(|coder| id_of(coder) == id);
+        if let Some(at) = found {
+            coders[..=at].rotate_right(1);
+        }
+        found.is_some()
+    }
+
+    /// Forgets a model; its chunks can no longer be read.
+    pub fn remove_model(&self, id: ModelId) {
+        self.coders.write().retain(|coder| id_of(coder) != id);
+    }
+
+    /// Notes that a model shall get no new chunks, or may again.
+    pub fn retire(&self, id: ModelId, retired: bool) {
+        let mut all = self.retired.write();
+        all.retain(|known| *known != id);
+        if retired {
+            all.push(id);
+        }
+    }
+
+    pub fn is_retired(&self, id: ModelId) -> bool {
+        self.retired.read().contains(&id)
     }
 
     /// The model that codes new chunks.
-    pub fn model(&self) -> Option<&Arc<Model>> {
-        self.coders.first().map(ChunkCoder::model)
+    pub fn model(&self) -> Option<Arc<Model>> {
+        let coders = self.coders.read();
+        coders.first().map(|coder| coder.model().clone())
+    }
+
+    /// The same as rows name it.
+    pub fn model_id(&self) -> Option<ModelId> {
+        self.coders.read().first().map(|coder| id_of(coder))
+    }
+
+    /// Sets by how many per cent the language model must beat the others.
+    pub fn set_margin(&self, per_cent: u8) {
+        self.margin.store(per_cent, Ordering::Relaxed);
     }
 
     /// A frame made fast, for the hot tier: zstd at its fastest, or raw.
@@ -106,19 +202,40 @@ impl Codec {
         zstd_or_raw(plain, HOT_LEVEL)
     }
 
+    /// The same for a file with a policy: none is raw.
+    pub fn encode_hot_for(&self, policy: Policy, plain: &[u8]) -> Vec<u8> {
+        match policy {
+            Policy::None => frame(Kind::Raw, &[plain]),
+            _ => self.encode_hot(plain),
+        }
+    }
+
     /// The smallest frame of all codecs for each chunk, decoded and compared
     /// before it is returned. Slow: for the drain. About [`TOGETHER`] chunks at
     /// once are the fastest.
     pub fn encode_cold(&self, plains: &[&[u8]]) -> Vec<Result<Vec<u8>>> {
-        let mut frames: Vec<_> = plains.iter().map(|plain| self.choose(plain)).collect();
+        let wanted: Vec<Wanted> = (plains.iter())
+            .map(|plain| Wanted {
+                plain,
+                policy: Policy::Auto,
+                model: None,
+            })
+            .collect();
+        self.encode_wanted(&wanted)
+    }
+
+    /// The same among the codecs that each chunk's policy allows, with the model
+    /// that it names.
+    pub fn encode_wanted(&self, wanted: &[Wanted]) -> Vec<Result<Vec<u8>>> {
+        let mut frames: Vec<_> = wanted.iter().map(|wanted| self.choose(wanted)).collect();
         let made: Vec<usize> = (0..frames.len()).filter(|&i| frames[i].is_ok()).collect();
         let coded: Vec<Coded> = (made.iter())
-            .filter_map(|&i| Some((frames[i].as_ref().ok()?.as_slice(), plains[i].len())))
+            .filter_map(|&i| Some((frames[i].as_ref().ok()?.as_slice(), wanted[i].plain.len())))
             .collect();
         let decoded = self.decode_many(&coded);
         for (i, decoded) in made.into_iter().zip(decoded) {
             match decoded {
-                Ok(plain) if plain == plains[i] => {}
+                Ok(plain) if plain == wanted[i].plain => {}
                 Ok(_) => {
                     frames[i] = Err(Error::Corrupt("the new coding decodes wrongly".into()));
                 }
@@ -134,14 +251,18 @@ impl Codec {
     /// chunk that the kind cannot shrink comes back raw.
     pub fn encode_as(&self, kind: Option<Kind>, plain: &[u8]) -> Result<Vec<u8>> {
         match kind {
-            None => self.choose(plain),
+            None => self.choose(&Wanted {
+                plain,
+                policy: Policy::Auto,
+                model: None,
+            }),
             Some(Kind::Raw) => Ok(frame(Kind::Raw, &[plain])),
             Some(Kind::Zstd) => Ok(zstd_or_raw(plain, COLD_LEVEL)),
             Some(kind @ (Kind::Mix | Kind::Lm)) => {
-                let coder = self.coders.first().ok_or_else(|| {
+                let coder = self.default_coder().ok_or_else(|| {
                     Error::Model("this codec needs a model, and there is none here".into())
                 })?;
-                let modelled = encode_modelled(coder, kind, plain)?;
+                let modelled = encode_modelled(&coder, kind, plain)?;
                 Ok(match modelled.len() <= plain.len() {
                     true => modelled,
                     false => frame(Kind::Raw, &[plain]),
@@ -150,26 +271,47 @@ impl Codec {
         }
     }
 
-    /// The smallest frame, where the model must earn the time that it takes
-    /// every reader.
-    fn choose(&self, plain: &[u8]) -> Result<Vec<u8>> {
+    /// The smallest frame that the policy allows. Under [`Policy::Auto`] the
+    /// model must earn the time that it takes every reader.
+    fn choose(&self, wanted: &Wanted) -> Result<Vec<u8>> {
+        let Wanted {
+            plain,
+            policy,
+            model,
+        } = *wanted;
+        if policy == Policy::None {
+            return Ok(frame(Kind::Raw, &[plain]));
+        }
+        // A cheap look first: what is compressed already is met again and
+        // again, and shall cost no more than its writing did.
+        let fast = zstd_or_raw(plain, HOT_LEVEL);
+        if probe::is_hopeless(plain, fast.len()) {
+            return Ok(fast);
+        }
         let small = zstd_or_raw(plain, COLD_LEVEL);
-        let Some(coder) = self.coders.first() else {
+        let coder = match model {
+            _ if !policy.uses_model() => None,
+            Some(id) => Some(self.coder(&id)?),
+            None => self.default_coder(),
+        };
+        let Some(coder) = coder.as_deref() else {
             return Ok(small);
         };
         if !probe::worth_modelling(plain, small.len()) {
             return Ok(small);
         }
+        let smaller = |a: Vec<u8>, b: Vec<u8>| if a.len() < b.len() { a } else { b };
         let mix = encode_modelled(coder, Kind::Mix, plain)?;
+        if policy == Policy::Mix || !probe::worth_predicting(plain, small.len(), mix.len()) {
+            return Ok(smaller(mix, small));
+        }
         let lm = encode_modelled(coder, Kind::Lm, plain)?;
-        let modelled = match probe::model_earns_its_time(lm.len(), mix.len().min(small.len())) {
-            true => lm,
-            false => mix,
+        let margin = match policy {
+            Policy::Lm => 0,
+            _ => self.margin.load(Ordering::Relaxed),
         };
-        Ok(match modelled.len() < small.len() {
-            true => modelled,
-            false => small,
-        })
+        let earned = probe::model_earns_its_time(lm.len(), mix.len().min(small.len()), margin);
+        Ok(smaller(if earned { lm } else { mix }, small))
     }
 
     /// The plain bytes of a frame: exactly `plain_len` of them, or an error.
@@ -235,9 +377,14 @@ impl Codec {
         plains.into_iter().flatten().collect()
     }
 
-    fn coder(&self, name: &[u8]) -> Result<&ChunkCoder> {
-        let found = self.coders.iter().find(|coder| name_of(coder) == name);
-        found.ok_or_else(|| {
+    fn default_coder(&self) -> Option<Arc<ChunkCoder>> {
+        self.coders.read().first().cloned()
+    }
+
+    fn coder(&self, name: &[u8]) -> Result<Arc<ChunkCoder>> {
+        let coders = self.coders.read();
+        let found = coders.iter().find(|coder| id_of(coder) == name);
+        found.cloned().ok_or_else(|| {
             let hex: String = name.iter().map(|b| format!("{b:02x}")).collect();
             Error::Model(format!(
                 "a chunk was coded with the model {hex}..., which is not in this store: \
@@ -248,14 +395,30 @@ impl Codec {
 }
 
 /// The bytes that name a coder's model in a frame.
-fn name_of(coder: &ChunkCoder) -> [u8; MODEL_NAME] {
-    let hash = coder.model().hash();
+fn id_of(coder: &ChunkCoder) -> ModelId {
+    model_id(&coder.model().hash())
+}
+
+/// The name of a model in frames, from its hash.
+pub fn model_id(hash: &[u8; 32]) -> ModelId {
     [hash[0], hash[1], hash[2], hash[3]]
+}
+
+/// The model that a frame of `mix` or `lm` names.
+pub fn model_of(frame: &[u8]) -> Option<ModelId> {
+    match Kind::of(frame) {
+        Ok(Kind::Mix | Kind::Lm) => frame.get(1..)?.first_chunk().copied(),
+        _ => None,
+    }
+}
+
+fn ambiguous() -> Error {
+    Error::Model("two models have names that a chunk cannot tell apart; remove one of them".into())
 }
 
 fn encode_modelled(coder: &ChunkCoder, kind: Kind, plain: &[u8]) -> Result<Vec<u8>> {
     let payload = coder.encode(plain, kind == Kind::Lm)?;
-    Ok(frame(kind, &[&name_of(coder), &payload]))
+    Ok(frame(kind, &[&id_of(coder), &payload]))
 }
 
 fn zstd_or_raw(plain: &[u8], level: i32) -> Vec<u8> {

@@ -62,8 +62,63 @@ fn chunks_of_a_model_that_is_not_here_say_so() {
         let error = Codec::default().encode_as(Some(kind), b"text").unwrap_err();
         assert!(matches!(error, Error::Model(_)), "{error}");
     }
-    let model = codec().model().unwrap().clone();
+    let model = codec().model().unwrap();
     assert!(Codec::with_models(vec![model.clone(), model]).is_err());
+}
+
+#[test]
+fn policies_bound_the_choice() {
+    let codec = codec();
+    let plain = text(4000);
+    let coded = |policy| {
+        let wanted = Wanted {
+            plain: &plain,
+            policy,
+            model: None,
+        };
+        codec.encode_wanted(&[wanted]).remove(0).unwrap()
+    };
+    let kind = |policy| Kind::of(&coded(policy)).unwrap();
+    assert_eq!(kind(Policy::None), Kind::Raw);
+    assert_eq!(kind(Policy::Zstd), Kind::Zstd);
+    assert!(kind(Policy::Mix) <= Kind::Mix);
+    let len = |policy| coded(policy).len();
+    assert!(len(Policy::Lm) <= len(Policy::Auto));
+    assert!(len(Policy::Auto) <= len(Policy::Mix));
+    assert!(len(Policy::Mix) <= len(Policy::Zstd));
+    assert!(len(Policy::Zstd) < len(Policy::None));
+    let hot = |policy| Kind::of(&codec.encode_hot_for(policy, &plain)).unwrap();
+    assert_eq!(hot(Policy::None), Kind::Raw);
+    assert_eq!(hot(Policy::Lm), Kind::Zstd);
+    // A margin that nobody can reach keeps the model out, except where it is wanted.
+    codec.set_margin(100);
+    assert!(kind(Policy::Auto) != Kind::Lm);
+}
+
+#[test]
+fn models_come_and_go() {
+    let one = codec().model().unwrap();
+    let other = Model::parse(MODEL.to_vec()).unwrap();
+    let id = |model: &Model| model_id(&model.hash());
+    let (first, second) = (id(&one), id(&other));
+    let codec = Codec::with_models(vec![one.clone()]).unwrap();
+    assert!(!codec.add_model(one).unwrap());
+    // Its mixer section is not one: a model that cannot be used is no model.
+    assert!(codec.add_model(Arc::new(other)).is_err());
+    assert_eq!(codec.model_id(), Some(first));
+    assert!(codec.set_default_model(first) && !codec.set_default_model(second));
+    let frame = codec.encode_as(Some(Kind::Lm), &text(900)).unwrap();
+    assert_eq!(model_of(&frame), Some(first));
+    assert_eq!(model_of(&codec.encode_hot(b"text")), None);
+    let unknown = Wanted {
+        plain: b"text, and again text, and again text",
+        policy: Policy::Lm,
+        model: Some(second),
+    };
+    assert!(codec.encode_wanted(&[unknown]).remove(0).is_err());
+    codec.remove_model(first);
+    assert!(codec.model().is_none());
+    assert!(matches!(codec.decode(&frame, 900), Err(Error::Model(_))));
 }
 
 #[test]

@@ -24,7 +24,9 @@ use super::flags::{
 };
 use super::pool::guard;
 use crate::error::{Error, Result};
-use crate::volume::{self, Caller, Entry, Mode, Seek, SetAttr, Volume, XattrFlags, is_acl};
+use crate::volume::{
+    self, Caller, Entry, Mode, Seek, SetAttr, Volume, XattrFlags, compression_flags, is_acl,
+};
 
 /// How long the kernel keeps names: we see every change, and it does too.
 const ENTRY_TTL: Duration = Duration::from_secs(3600);
@@ -641,11 +643,14 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         let asked = Asked::of("ioctl", ino.0);
+        // Flags of the first dress speak of compression too.
+        let mut compression = false;
         let set = match command {
             FS_IOC_GETFLAGS | FS_IOC32_GETFLAGS => {
                 let op = move |volume: &Volume| volume.attr(ino.0);
                 return self.serve(&self.waiters, asked, reply, op, |reply, attr| {
-                    reply.ioctl(0, &attr.flags.bits().to_ne_bytes());
+                    let flags = attr.flags.bits() | compression_flags(&attr);
+                    reply.ioctl(0, &flags.to_ne_bytes());
                 });
             }
             FS_IOC_FSGETXATTR => {
@@ -654,9 +659,11 @@ impl Filesystem for Adapter {
                     reply.ioctl(0, &to_fsxattr(attr.flags));
                 });
             }
-            FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => argument
-                .first_chunk()
-                .map(|flags| u32::from_ne_bytes(*flags)),
+            FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => {
+                compression = true;
+                let flags = argument.first_chunk();
+                flags.map(|flags| u32::from_ne_bytes(*flags))
+            }
             FS_IOC_FSSETXATTR => from_fsxattr(argument),
             _ => return reply.error(Errno::ENOTTY),
         };
@@ -664,7 +671,10 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EOPNOTSUPP);
         };
         let caller = caller(request);
-        let op = move |volume: &Volume| volume.set_flags(ino.0, flags, caller);
+        let op = move |volume: &Volume| match compression {
+            true => volume.set_compression_flags(ino.0, flags, caller),
+            false => volume.set_flags(ino.0, flags, caller),
+        };
         self.serve(&self.waiters, asked, reply, op, |reply, ()| {
             reply.ioctl(0, &[]);
         });

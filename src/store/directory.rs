@@ -342,6 +342,16 @@ impl StoreDir {
         Ok(hash)
     }
 
+    /// Takes a model out of the store. The caller knows that no chunk needs it.
+    pub fn remove_model(&self, hash: &blake3::Hash) -> Result<()> {
+        if self.access != Access::Write {
+            return Err(Error::ReadOnly);
+        }
+        let path = self.model_path(hash);
+        std::fs::remove_file(&path).map_err(Error::io(format!("removing {}", path.display())))?;
+        path.parent().map_or(Ok(()), durable::sync_directory)
+    }
+
     /// The bytes of a model, which hash to its name.
     pub fn model(&self, hash: &blake3::Hash) -> Result<Vec<u8>> {
         let path = self.model_path(hash);

@@ -221,10 +221,12 @@ impl Shared {
                 })?;
                 self.submit(Swap {
                     name,
-                    to: append(row.class, &frame)?,
+                    to: Some(append(row.class, &frame)?),
                     from: row.value,
                     kind: row.kind,
                     class: row.class,
+                    policy: row.policy,
+                    model: row.model,
                 });
             }
             Table::Xattr => {

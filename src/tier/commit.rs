@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::codec::Kind;
+use crate::codec::{Kind, ModelId, Policy};
 use crate::error::{Error, Result};
 use crate::parallel;
 use crate::store::{Batch, ChunkId, Class, Space, Table, ValueRef};
@@ -37,10 +37,13 @@ pub(super) struct Swap {
     pub name: ChunkId,
     /// What its row must still say.
     pub from: ValueRef,
-    /// Appended through the ledger.
-    pub to: ValueRef,
+    /// Appended through the ledger; `None` if the value stays.
+    pub to: Option<ValueRef>,
     pub kind: Kind,
     pub class: Class,
+    /// Under which policy it was coded, and which model was tried.
+    pub policy: Policy,
+    pub model: Option<ModelId>,
 }
 
 /// What a freeze took out of the state.
@@ -49,7 +52,15 @@ struct Frozen {
     epoch: u64,
     /// The plain bytes that rows may now name.
     fresh: HashMap<ChunkId, Plain>,
+    /// What the files that they were written to want of them.
+    wishes: HashMap<ChunkId, Policy>,
     swaps: Vec<Swap>,
+}
+
+impl Frozen {
+    fn wish(&self, name: &ChunkId) -> Policy {
+        self.wishes.get(name).copied().unwrap_or_default()
+    }
 }
 
 /// Values of chunks that were appended by a commit that then failed for want
@@ -217,8 +228,13 @@ impl Shared {
             }
         }
         let dirty = std::mem::take(&mut state.dirty);
-        for (plain, (_, name)) in dirty.into_values().zip(names) {
+        let wishes = std::mem::take(&mut state.wishes);
+        for (plain, ((ino, _), name)) in dirty.into_values().zip(names) {
             state.inflight.entry(name).or_insert(plain);
+            if let Some(wish) = wishes.get(&ino) {
+                let wished = state.inflight_wishes.entry(name).or_default();
+                *wished = (*wished).max(*wish);
+            }
         }
         state.dirty_bytes = 0;
         state.inflight_bytes = state.inflight.values().map(|plain| plain.capacity()).sum();
@@ -234,6 +250,7 @@ impl Shared {
             layer,
             epoch: state.epoch - 1,
             fresh: state.inflight.clone(),
+            wishes: state.inflight_wishes.clone(),
             swaps: std::mem::take(&mut state.swaps),
         })
     }
@@ -293,6 +310,8 @@ impl Shared {
                         time: now,
                         kind: *kind,
                         class: Class::Hot,
+                        policy: frozen.wish(name),
+                        model: None,
                         value: value.clone(),
                     }),
                     _ if adopted.is_some() => adopted.map(|adopted| ChunkRow {
@@ -302,10 +321,19 @@ impl Shared {
                         time: now,
                         kind: adopted.kind,
                         class: adopted.class,
+                        policy: frozen.wish(name),
+                        model: None,
                         value: adopted.value.clone(),
                     }),
+                    // Of several wishes for one chunk the one that reads
+                    // fastest counts. What is coded stays until it is coded
+                    // again: its row says how it is.
                     (Some(row), ..) => Some(ChunkRow {
                         refs: refs_now,
+                        policy: match row.class {
+                            Class::Hot => row.policy.max(frozen.wish(name)),
+                            Class::Cold => row.policy,
+                        },
                         ..row.clone()
                     }),
                     (None, ..) => {
@@ -317,9 +345,11 @@ impl Shared {
             if let Some(row) = &mut after {
                 for swap in chunk.swaps.iter().filter_map(|at| frozen.swaps.get(*at)) {
                     if row.value == swap.from {
-                        row.value = swap.to.clone();
+                        row.value = swap.to.as_ref().unwrap_or(&swap.from).clone();
                         row.kind = swap.kind;
                         row.class = swap.class;
+                        row.policy = swap.policy;
+                        row.model = swap.model;
                     }
                 }
             }
@@ -373,6 +403,9 @@ impl Shared {
                 chunks.entry(*name).or_default().refs = *change;
             }
         }
+        for name in frozen.wishes.keys() {
+            chunks.entry(*name).or_default();
+        }
         for (at, swap) in frozen.swaps.iter().enumerate() {
             chunks.entry(swap.name).or_default().swaps.push(at);
         }
@@ -410,7 +443,9 @@ impl Shared {
             .filter_map(|(name, _)| Some((name, frozen.fresh.get(name)?)))
             .collect();
         for group in new.chunks(GROUP) {
-            let frames = in_parallel(group, |(_, plain)| self.codec.encode_hot(plain));
+            let frames = in_parallel(group, |(name, plain)| {
+                self.codec.encode_hot_for(frozen.wish(name), plain)
+            });
             for ((name, _), frame) in group.iter().zip(frames) {
                 let kind = Kind::of(&frame)?;
                 let mut ledger = self.ledger.lock();
@@ -440,8 +475,8 @@ impl Shared {
             for (_, (value, _)) in encoded.drain() {
                 ledger.settle(&value);
             }
-            for swap in &frozen.swaps {
-                ledger.settle(&swap.to);
+            for value in frozen.swaps.iter().filter_map(|swap| swap.to.as_ref()) {
+                ledger.settle(value);
             }
             for log in &frozen.layer.appended {
                 ledger.settle_log(*log);
@@ -465,6 +500,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.frozen = None;
         state.inflight.clear();
+        state.inflight_wishes.clear();
         state.inflight_bytes = 0;
         state.counters = outcome.counters;
         if let Some(space) = space {

@@ -4,6 +4,7 @@
 //! not in memory, and asks for them before it changes anything.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Table};
@@ -319,6 +320,8 @@ impl Op<'_> {
                 self.edit(ino, piece.index, piece.at, bytes)?;
             }
         }
+        let written = &self.shared.traffic.written;
+        written.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(new)
     }
 

@@ -164,6 +164,15 @@ impl<M: Monitor<State>> Handover<M> {
         self.monitor.ring();
     }
 
+    /// Lets a coder rest, unless someone waits.
+    pub fn breathe(&self, within: Duration) {
+        if !within.is_zero() {
+            self.monitor.wait(within, |state| {
+                (state.stop || state.demand.is_some()).then_some(())
+            });
+        }
+    }
+
     /// Waits for a demand or the end; with `heed`, also for something new in
     /// the queue.
     pub fn rest(&self, within: Duration, heed: bool) {

@@ -31,8 +31,10 @@ mod ledger;
 mod op;
 mod overlay;
 mod read;
+mod recode;
 mod repair;
 mod rows;
+mod rules;
 mod scrub;
 mod stats;
 #[cfg(test)]
@@ -40,24 +42,27 @@ pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::codec::Codec;
+use crate::codec::{Codec, Policy};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Space, Store, Table};
 
 pub use check::{Check, check};
 pub use copying::{Cursor, SPACE, SPACE_TABLES, SPACES, base_of, space_of};
-pub use drain::DrainProgress;
+pub use drain::{DrainProgress, DrainState};
 pub use frames::{Frame, chunks_of_row, model_of_frame};
 pub use op::Op;
+pub use recode::{RecodeFile, RecodeProgress};
 pub use repair::{Repair, Writer, each_row, repair, strays};
 pub use rows::{RUN, Run, parse_run_key, run_key};
+pub use rules::{Hours, Rest, Rules};
 pub use scrub::{Damage, Depth, scrub};
-pub use stats::{ChunkStats, Footprint, Stats};
+pub use stats::{ChunkStats, ChunkUse, Footprint, Stats};
 
 use commit::Swap;
 use ledger::Ledger;
@@ -78,8 +83,8 @@ pub struct Options {
     pub dirty_bytes: usize,
     /// How long a change waits at most before its commit begins.
     pub commit_every: Duration,
-    /// The drain takes only chunks that were committed this long ago.
-    pub quiet: Duration,
+    /// When the drain works.
+    pub rules: Rules,
     /// Threads that code chunks cold in the background; 0 leaves that to
     /// [`Tier::drain`].
     pub drain_threads: usize,
@@ -99,7 +104,7 @@ impl Default for Options {
             cache_bytes: 256 << 20,
             dirty_bytes: 64 << 20,
             commit_every: Duration::from_millis(300),
-            quiet: Duration::from_secs(30),
+            rules: Rules::default(),
             drain_threads: threads,
             decode_threads: threads,
             decoders: threads.max(4),
@@ -134,6 +139,10 @@ struct State {
     /// Chunks that rows in `frozen` name and that the store may lack.
     inflight: HashMap<ChunkId, Plain>,
     inflight_bytes: usize,
+    /// What files want of their chunks, where that is not the default: of those
+    /// in `dirty` by inode, of those in `inflight` by name.
+    wishes: HashMap<u64, Policy>,
+    inflight_wishes: HashMap<ChunkId, Policy>,
     /// Chunks to be pointed at their new values.
     swaps: Vec<Swap>,
     /// When the oldest change of `pending` was made.
@@ -224,10 +233,22 @@ struct Shared {
     /// while logs are collected, by one thread at a time.
     stuck: Mutex<HashMap<u64, u64>>,
     drain: handover::Handover,
+    /// What the drain does.
+    working: Mutex<drain::Working>,
     /// One drain on demand at a time.
     demand: Mutex<()>,
     /// When space was last looked for in vain.
     futile: Mutex<Option<Instant>>,
+    /// Held while chunks are coded again on demand.
+    recoding: Mutex<()>,
+    traffic: Traffic,
+}
+
+/// Bytes that went in and out since the tier was opened.
+#[derive(Default)]
+struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
 }
 
 /// See the module's description. Closes itself when dropped.
@@ -270,7 +291,10 @@ impl Tier {
             decoders: read::Decoders::new(options.decoders),
             ahead: read::Pool::new(options.decode_threads),
             drain: handover::Handover::new(),
+            working: Mutex::default(),
             demand: Mutex::default(),
+            recoding: Mutex::default(),
+            traffic: Traffic::default(),
             store,
             codec,
             options,
@@ -281,6 +305,8 @@ impl Tier {
                 dirty_bytes: 0,
                 inflight: HashMap::new(),
                 inflight_bytes: 0,
+                wishes: HashMap::new(),
+                inflight_wishes: HashMap::new(),
                 swaps: Vec::new(),
                 since: None,
                 epoch,
@@ -355,12 +381,16 @@ impl Tier {
     /// reads as zeros. Every chunk is verified against its name. Readers that
     /// go through a file in order find the next chunks decoded.
     pub fn read(&self, ino: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
-        self.shared.read(ino, offset, len)
+        let bytes = self.shared.read(ino, offset, len)?;
+        self.shared.count_read(bytes.len());
+        Ok(bytes)
     }
 
     /// The same if it needs neither disk nor decoder, else `None`.
     pub fn try_read(&self, ino: u64, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
-        self.shared.try_read(ino, offset, len)
+        let bytes = self.shared.try_read(ino, offset, len)?;
+        self.shared.count_read(bytes.as_ref().map_or(0, Vec::len));
+        Ok(bytes)
     }
 
     /// Plain bytes of a chunk.
@@ -412,6 +442,30 @@ impl Tier {
         self.shared.drain(progress)
     }
 
+    /// Has the drain rest in the background until it is told to go on, or the
+    /// store is opened again. A drain on demand works all the same.
+    pub fn pause_drain(&self, paused: bool) {
+        self.shared.pause_drain(paused);
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.shared.options.read_only
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.shared.options.rules
+    }
+
+    /// Threads that code in the background.
+    pub fn drain_threads(&self) -> usize {
+        self.shared.options.drain_threads
+    }
+
+    /// What the drain does, and why not, and what it has done.
+    pub fn drain_state(&self) -> DrainState {
+        self.shared.drain_state()
+    }
+
     /// Gives back at once what was deleted, for someone who met
     /// [`Error::NoSpace`]. Says whether trying again is worth it.
     pub fn make_space(&self) -> bool {
@@ -427,6 +481,12 @@ impl Tier {
     /// do not count yet.
     pub fn footprint(&self, ino: u64) -> Result<Footprint> {
         self.shared.footprint(ino)
+    }
+
+    /// Calls `each` for every stored chunk of a file, in their order, as often
+    /// as the file names it.
+    pub fn each_chunk(&self, ino: u64, each: &mut dyn FnMut(&ChunkUse)) -> Result<()> {
+        self.shared.each_chunk(ino, each)
     }
 
     /// Commits everything and stops the threads. Later changes are refused;
@@ -464,6 +524,10 @@ impl Tier {
 }
 
 impl Shared {
+    fn count_read(&self, bytes: usize) {
+        self.traffic.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// See [`Tier::run`].
     fn run<T>(&self, mut f: impl FnMut(&mut Op<'_>) -> Result<T>) -> Result<T> {
         let mut pins = HashMap::new();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::codec::Policy;
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Row, Table, ValueRef};
 
@@ -289,6 +290,15 @@ impl<'a> Op<'a> {
             self.add_live(log, -(value.log_bytes(key.len()) as i64));
         }
         Ok(())
+    }
+
+    /// What the owner of a file wants of the chunks that this operation, or an
+    /// earlier one since the last commit, wrote to it.
+    pub fn wish(&mut self, ino: u64, policy: Policy) {
+        match policy {
+            Policy::Auto => self.state.wishes.remove(&ino),
+            _ => self.state.wishes.insert(ino, policy),
+        };
     }
 
     pub(super) fn set_row(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>) {

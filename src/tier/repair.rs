@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::codec::{Codec, Kind};
+use crate::codec::{Codec, Kind, Policy};
 use crate::error::{Error, Result};
 use crate::store::{Batch, ChunkId, Class, Store, Table, ValueRef};
 
@@ -93,6 +93,8 @@ pub fn repair(
                 time: now,
                 kind: Kind::Raw,
                 class: Class::Cold,
+                policy: before.as_ref().map_or(Policy::Auto, |row| row.policy),
+                model: None,
                 value: ValueRef::Inline(Vec::new()),
             };
             writer.put(Table::Chunk, &name.0, row.encode())?;
@@ -239,6 +241,8 @@ fn find_copies(
                     time: now,
                     kind: Kind::of(&frame)?,
                     class: info.class,
+                    policy: Policy::Auto,
+                    model: None,
                     value,
                 };
                 found.insert(name, row);
@@ -280,6 +284,8 @@ pub fn strays(
                 time: super::commit::now_ms(),
                 kind: Kind::of(&frame)?,
                 class: info.class,
+                policy: Policy::Auto,
+                model: None,
                 value: record.value,
             };
             each(name, row.encode(), plain_len.into())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::Kind;
+use crate::codec::{Kind, ModelId, Policy};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, ValueRef};
 
@@ -16,7 +16,13 @@ pub const COUNTERS: &[u8] = b"t.counters";
 /// Name of the `Meta` row that holds the number of the last commit.
 pub const EPOCH: &[u8] = b"t.epoch";
 
-const CHUNK_VERSION: u8 = 1;
+/// The newest version of a chunk row, and the one of a row without a model.
+const CHUNK_VERSION: u8 = 2;
+const CHUNK_WITHOUT_MODEL: u8 = 1;
+
+/// Bits of a chunk row's flags that hold the policy.
+const POLICY_SHIFT: u32 = 1;
+const POLICY_BITS: u8 = 0x07 << POLICY_SHIFT;
 const COUNTERS_VERSION: u8 = 1;
 
 /// Reads big-endian numbers from the front of a row.
@@ -68,6 +74,10 @@ pub struct ChunkRow {
     pub time: u64,
     pub kind: Kind,
     pub class: Class,
+    /// How it may be coded.
+    pub policy: Policy,
+    /// The model that was tried when it was coded cold, whatever codec won.
+    pub model: Option<ModelId>,
     /// The chunk's frame.
     pub value: ValueRef,
 }
@@ -75,11 +85,17 @@ pub struct ChunkRow {
 impl ChunkRow {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(48);
-        out.extend_from_slice(&[CHUNK_VERSION, u8::from(self.lost)]);
+        let version = match self.model {
+            Some(_) => CHUNK_VERSION,
+            None => CHUNK_WITHOUT_MODEL,
+        };
+        let flags = u8::from(self.lost) | (self.policy as u8) << POLICY_SHIFT;
+        out.extend_from_slice(&[version, flags]);
         out.extend_from_slice(&self.plain_len.to_be_bytes());
         out.extend_from_slice(&self.refs.to_be_bytes());
         out.extend_from_slice(&self.time.to_be_bytes());
         out.extend_from_slice(&[self.kind as u8, self.class as u8]);
+        out.extend(self.model.iter().flatten());
         self.value.encode(&mut out);
         out
     }
@@ -87,7 +103,7 @@ impl ChunkRow {
     pub fn decode(row: &[u8]) -> Result<Self> {
         let mut row = Cursor(row, "a chunk row");
         let version = row.u8()?;
-        if version != CHUNK_VERSION {
+        if !(CHUNK_WITHOUT_MODEL..=CHUNK_VERSION).contains(&version) {
             return Err(Error::NewerFormat {
                 what: "a chunk row".into(),
                 found: version.into(),
@@ -95,13 +111,20 @@ impl ChunkRow {
             });
         }
         let flags = row.u8()?;
+        let policy = (flags & POLICY_BITS) >> POLICY_SHIFT;
         Ok(Self {
             lost: flags & 1 != 0,
+            // An unknown policy bounds nobody who reads.
+            policy: Policy::from_code(policy).unwrap_or_default(),
             plain_len: row.u32()?,
             refs: row.u64()?,
             time: row.u64()?,
             kind: Kind::of(&[row.u8()?])?,
             class: class_of(row.u8()?)?,
+            model: match version {
+                CHUNK_WITHOUT_MODEL => None,
+                _ => Some(row.take()?),
+            },
             value: ValueRef::decode(row.0)?,
         })
     }
@@ -380,6 +403,8 @@ mod tests {
             time: 1 << 40,
             kind: Kind::Zstd,
             class: Class::Cold,
+            policy: Policy::Mix,
+            model: Some([9, 8, 7, 6]),
             value: ValueRef::Log {
                 log: 1,
                 offset: 2,
@@ -387,6 +412,21 @@ mod tests {
             },
         };
         assert_eq!(ChunkRow::decode(&row.encode()).unwrap(), row);
+        let without = ChunkRow {
+            model: None,
+            ..row.clone()
+        };
+        assert_eq!(ChunkRow::decode(&without.encode()).unwrap(), without);
+        // What was written before there were policies.
+        let mut first = without.encode();
+        assert_eq!(first[..2], [1, 4]);
+        first[1] = 0;
+        assert_eq!(ChunkRow::decode(&first).unwrap().policy, Policy::Auto);
+        first[0] = 3;
+        assert!(matches!(
+            ChunkRow::decode(&first),
+            Err(Error::NewerFormat { found: 3, .. })
+        ));
         let lost = ChunkRow {
             lost: true,
             ..row.clone()
@@ -432,6 +472,8 @@ mod tests {
             time: 0,
             kind: Kind::Raw,
             class: Class::Hot,
+            policy: Policy::Auto,
+            model: None,
             value: ValueRef::Inline(vec![0, 1]),
         };
         for len in 0..24 {

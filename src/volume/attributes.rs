@@ -30,6 +30,7 @@ impl Core {
             ctime: inode.ctime.into(),
             crtime: inode.crtime.into(),
             flags: inode.flags,
+            policy: inode.policy,
         }
     }
 
@@ -77,6 +78,7 @@ impl Change<'_, '_> {
         if size < inode.size {
             let change = self.op.truncate(ino, size)?;
             inode.chunks = inode.chunks.saturating_add_signed(change);
+            self.op.wish(ino, inode.policy.unwrap_or_default());
         }
         self.drop_privileges(ino, inode, drop_suid)?;
         self.resize(inode, size)?;
@@ -207,9 +209,21 @@ impl Volume {
     /// What chattr(1) may set: see [`InodeFlags`]. Unknown flags are refused
     /// with [`Error::NotSupported`]; only the owner and root may set flags,
     /// and only root `IMMUTABLE` and `APPEND` ([`Error::NotPermitted`]).
-    /// The flags are shown by [`attr`](Self::attr).
+    /// The flags are shown by [`attr`](Self::attr). Those about compression
+    /// are another face of the file's policy: see
+    /// [`set_compression_flags`](Self::set_compression_flags).
     pub fn set_flags(&self, ino: u64, flags: u32, caller: Caller) -> Result<()> {
         let flags = InodeFlags::from_bits(flags).ok_or(Error::NotSupported)?;
+        self.set_known_flags(ino, flags, caller, |_| ())
+    }
+
+    pub(super) fn set_known_flags(
+        &self,
+        ino: u64,
+        flags: InodeFlags,
+        caller: Caller,
+        more: impl Fn(&mut Inode),
+    ) -> Result<()> {
         self.change(|change| {
             let mut inode = change.inode(ino)?;
             let root = caller.uid == 0;
@@ -219,6 +233,7 @@ impl Volume {
                 return Err(Error::NotPermitted);
             }
             inode.flags = flags;
+            more(&mut inode);
             inode.ctime = change.now;
             change.put(ino, &inode)
         })

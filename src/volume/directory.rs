@@ -87,6 +87,20 @@ impl Volume {
         Ok(entries)
     }
 
+    /// The same for reports: nothing is noted, neither times nor lookups.
+    pub fn list_dir(&self, ino: u64, cookie: u64, limit: usize) -> Result<Vec<(Entry, Attr)>> {
+        self.look(|change| {
+            let entries = change.entries(ino, cookie, limit)?.into_iter();
+            entries
+                .map(|entry| {
+                    let inode = change.entry_inode(&entry)?;
+                    let attr = self.core.attr(entry.ino, &inode);
+                    Ok((Entry::from(entry), attr))
+                })
+                .collect()
+        })
+    }
+
     /// A reader that begins changes the access time.
     fn looked_into(&self, ino: u64, cookie: u64) {
         if cookie == 0 {

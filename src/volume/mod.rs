@@ -28,6 +28,7 @@ mod directory;
 mod handles;
 mod names;
 mod paths;
+mod policy;
 mod reaper;
 mod repair;
 mod rows;
@@ -54,6 +55,7 @@ use reaper::{Queue, Reaper};
 use rows::{Counters, Inode};
 
 pub use acl::is_acl;
+pub use policy::compression_flags;
 pub use repair::{adopt, paths, repair};
 pub use snapshots::{SNAPSHOTS, SNAPSHOTS_NAME, Snapshot, check_snapshot_name};
 pub use transfer::{Incoming, Receiving, SentSnapshot};

@@ -35,6 +35,9 @@ impl Change<'_, '_> {
         if inode.is_dir() {
             inode.parent = parent;
         }
+        if inode.has_content() {
+            inode.policy = dir.policy;
+        }
         let ino = self.add_inode(&inode)?;
         if lists.iter().any(Option::is_some) {
             self.put_inherited(ino, &mut inode, &lists)?;

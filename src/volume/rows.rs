@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::codec::Policy;
 use crate::error::{Error, Result};
 
 use super::types::{FileType, InodeFlags, NAME_MAX, Totals};
@@ -18,6 +19,11 @@ pub const VOLUME: &[u8] = b"v.volume";
 
 /// The format of every row but that of a [`LONG`] file.
 const VERSION: u8 = 1;
+
+/// Bits of an inode's flags that say how its chunks shall be coded: 0, or the
+/// policy's number and 1.
+const POLICY_SHIFT: u32 = 24;
+const POLICY_BITS: u32 = 0xf << POLICY_SHIFT;
 
 /// A row of the same shape for an inode that is longer than [`LONG`], which
 /// programs that know only the first version must not read: chunks beyond have
@@ -89,7 +95,11 @@ pub struct Inode {
     pub nlink: u32,
     pub rdev: u32,
     pub flags: InodeFlags,
-    /// How many extended attributes there are.
+    /// How its chunks shall be coded, or those of what is made in it; `None`
+    /// where nobody has said.
+    pub policy: Option<Policy>,
+    /// How many extended attributes there are, `user.laconicfs.codec` not
+    /// counted.
     pub xattrs: u32,
     /// Bytes of a file or link target; entries of a directory.
     pub size: u64,
@@ -119,6 +129,7 @@ impl Inode {
             },
             rdev: 0,
             flags: InodeFlags::empty(),
+            policy: None,
             xattrs: 0,
             size: 0,
             chunks: 0,
@@ -129,6 +140,11 @@ impl Inode {
             crtime: now,
             target: Vec::new(),
         }
+    }
+
+    /// A file, or a directory where files may be made: what a policy is about.
+    pub fn has_content(&self) -> bool {
+        matches!(self.file_type, FileType::Regular | FileType::Directory)
     }
 
     pub fn is_dir(&self) -> bool {
@@ -143,12 +159,13 @@ impl Inode {
         };
         row.extend_from_slice(&[version, self.file_type as u8]);
         row.extend_from_slice(&(self.mode as u16).to_be_bytes());
+        let policy = self.policy.map_or(0, |policy| policy as u32 + 1);
         let words = [
             self.uid,
             self.gid,
             self.nlink,
             self.rdev,
-            self.flags.bits(),
+            self.flags.bits() & !POLICY_BITS | policy << POLICY_SHIFT,
             self.xattrs,
         ];
         for word in words {
@@ -169,14 +186,22 @@ impl Inode {
         let (mut row, _) = Fields::versioned("an inode", row, VERSION_LONG)?;
         let code = row.u8()?;
         let file_type = FileType::from_code(code).ok_or_else(|| row.damaged())?;
+        let (mode, uid, gid) = (row.u16()?.into(), row.u32()?, row.u32()?);
+        let (nlink, rdev, flags) = (row.u32()?, row.u32()?, row.u32()?);
+        let policy = match ((flags & POLICY_BITS) >> POLICY_SHIFT) as u8 {
+            0 => None,
+            // What a newer program wants of a file matters to nobody who reads it.
+            code => Policy::from_code(code - 1),
+        };
         let inode = Self {
             file_type,
-            mode: row.u16()?.into(),
-            uid: row.u32()?,
-            gid: row.u32()?,
-            nlink: row.u32()?,
-            rdev: row.u32()?,
-            flags: InodeFlags::from_bits_retain(row.u32()?),
+            mode,
+            uid,
+            gid,
+            nlink,
+            rdev,
+            flags: InodeFlags::from_bits_retain(flags & !POLICY_BITS),
+            policy,
             xattrs: row.u32()?,
             size: row.u64()?,
             chunks: row.u64()?,
@@ -554,6 +579,7 @@ mod tests {
             nlink: 3,
             rdev: 4,
             flags: InodeFlags::NOATIME,
+            policy: None,
             xattrs: 5,
             size: 2,
             chunks: 6,
@@ -569,6 +595,14 @@ mod tests {
             09fffffffffffffff60000000b000000000000000c0000000d000000000000000e3b9ac9ff6162";
         assert_eq!(hex(&inode.encode()), golden);
         assert_eq!(Inode::decode(&inode.encode()).unwrap(), inode);
+
+        let wishing = Inode {
+            policy: Some(Policy::Zstd),
+            ..inode.clone()
+        };
+        let golden = golden.replacen("0400000080", "0404000080", 1);
+        assert_eq!(hex(&wishing.encode()), golden);
+        assert_eq!(Inode::decode(&wishing.encode()).unwrap(), wishing);
 
         let cookie = first_cookie(b"name");
         let key = dirent_key(5, cookie, b"name");

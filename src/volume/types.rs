@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use crate::codec::Policy;
+
 /// Inode number of the root directory.
 pub const ROOT: u64 = 1;
 
@@ -109,6 +111,8 @@ pub struct Attr {
     pub crtime: SystemTime,
     /// See [`InodeFlags`].
     pub flags: InodeFlags,
+    /// How the chunks shall be coded; `None` where nobody has said.
+    pub policy: Option<Policy>,
 }
 
 /// Who makes an inode.

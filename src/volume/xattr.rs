@@ -1,6 +1,7 @@
 //! Extended attributes: `user.*`, `trusted.*` and `security.*`, and of
 //! `system.*` the access control lists.
 
+use super::policy::CODEC;
 use super::rows::{XATTR_PREFIX, xattr_key};
 use super::*;
 
@@ -40,8 +41,15 @@ fn check_name(name: &[u8], file_type: Option<FileType>) -> Result<()> {
 
 impl Change<'_, '_> {
     /// The names of an inode's attributes, each with a NUL behind it.
-    fn xattr_names(&self, ino: u64, trusted: bool) -> Result<Vec<u8>> {
+    pub(super) fn xattr_names(&self, ino: u64, inode: &Inode, trusted: bool) -> Result<Vec<u8>> {
         let mut names = Vec::new();
+        if inode.policy.is_some() {
+            names.extend_from_slice(CODEC);
+            names.push(0);
+        }
+        if inode.xattrs == 0 {
+            return Ok(names);
+        }
         for (key, _) in self.xattr_rows(ino)? {
             let name = &key[8..];
             if trusted || !name.starts_with(TRUSTED) {
@@ -86,7 +94,7 @@ impl Change<'_, '_> {
             if flags.contains(XattrFlags::REPLACE) {
                 return Err(Error::NoAttribute);
             }
-            let names = self.xattr_names(ino, true)?.len();
+            let names = self.xattr_names(ino, inode, true)?.len();
             if names + name.len() + 1 > XATTR_MAX {
                 return Err(Error::NoSpace);
             }
@@ -134,6 +142,9 @@ impl Volume {
         if acl::is_acl(name) {
             return self.set_acl(ino, name, value, None);
         }
+        if name == CODEC {
+            return self.set_codec(ino, value, flags);
+        }
         self.change(|change| {
             let mut inode = change.xattr_inode(ino, name)?;
             change.put_xattr(ino, &mut inode, name, value, flags)?;
@@ -147,16 +158,19 @@ impl Volume {
         self.look(|change| {
             let inode = change.inode(ino)?;
             check_name(name, None)?;
-            change.xattr(ino, &inode, name)
+            match inode.policy {
+                Some(policy) if name == CODEC => Ok(policy.name().into()),
+                _ => change.xattr(ino, &inode, name),
+            }
         })
     }
 
     /// Names with a NUL behind each, as listxattr(2) returns them; `trusted.*`
     /// only for those who may see it.
     pub fn list_xattrs(&self, ino: u64, trusted: bool) -> Result<Vec<u8>> {
-        self.look(|change| match change.inode(ino)?.xattrs {
-            0 => Ok(Vec::new()),
-            _ => change.xattr_names(ino, trusted),
+        self.look(|change| {
+            let inode = change.inode(ino)?;
+            change.xattr_names(ino, &inode, trusted)
         })
     }
 
@@ -165,6 +179,9 @@ impl Volume {
     pub fn remove_xattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         self.change(|change| {
             let mut inode = change.xattr_inode(ino, name)?;
+            if name == CODEC && inode.policy.is_some() {
+                return change.set_policy(ino, inode, None);
+            }
             match change.delete_xattr(ino, &mut inode, name) {
                 Err(Error::NoAttribute) if acl::is_acl(name) => return Ok(()),
                 result => result?,

@@ -496,6 +496,44 @@ fn a_write_by_another_user_drops_set_user_id() {
 }
 
 #[test]
+fn policies_are_inherited_and_have_two_faces() {
+    let Some(mount) = Mount::fresh(DEFAULT) else {
+        return;
+    };
+    const NAME: &str = "user.laconicfs.codec";
+    let (dir, path) = (mount.path("d"), mount.path("d/f"));
+    fs::create_dir(&dir).unwrap();
+    assert_eq!(errno(sys::xattr(&dir, NAME).map(drop)), libc::ENODATA);
+    for wrong in [&b"lz4"[..], b"", b"zstd\n"] {
+        assert_eq!(errno(sys::set_xattr(&dir, NAME, wrong, 0)), libc::EINVAL);
+    }
+    sys::set_xattr(&dir, NAME, b"zstd", 0).unwrap();
+    fs::write(&path, b"x").unwrap();
+    assert_eq!(sys::xattr(&path, NAME).unwrap(), b"zstd");
+    assert_eq!(sys::list_xattrs(&path).unwrap(), [NAME]);
+    // `chattr -c`, `+c`, `+m`, `-m`.
+    let file = File::open(&path).unwrap();
+    let flags = || sys::flags(&file).unwrap();
+    let says = |expected: Option<&[u8]>| match sys::xattr(&path, NAME) {
+        Ok(value) => assert_eq!(Some(value.as_slice()), expected),
+        Err(error) => assert_eq!(
+            (error.raw_os_error(), expected),
+            (Some(libc::ENODATA), None)
+        ),
+    };
+    sys::set_flags(&file, flags() & !0x4).unwrap();
+    assert_eq!(flags(), 0x400);
+    says(Some(b"none"));
+    sys::set_flags(&file, flags() | 0x4).unwrap();
+    says(Some(b"auto"));
+    sys::set_flags(&file, flags() | 0x400).unwrap();
+    says(Some(b"none"));
+    sys::set_flags(&file, flags() & !0x400).unwrap();
+    says(None);
+    assert_eq!(flags(), 0x4);
+}
+
+#[test]
 fn extended_attributes_and_flags() {
     let Some(mount) = Mount::fresh(DEFAULT) else {
         return;
@@ -520,15 +558,17 @@ fn extended_attributes_and_flags() {
     let other = sys::set_xattr(&path, "system.other", b"1", 0);
     assert_eq!(errno(other), libc::EOPNOTSUPP);
 
+    // What will be coded small shows `c`.
+    const COMPRESSED: u32 = 0x4;
     const IMMUTABLE: u32 = 0x10;
     let file = File::open(&path).unwrap();
-    assert_eq!(sys::flags(&file).unwrap(), 0);
-    sys::set_flags(&file, IMMUTABLE).unwrap();
-    assert_eq!(sys::flags(&file).unwrap(), IMMUTABLE);
+    assert_eq!(sys::flags(&file).unwrap(), COMPRESSED);
+    sys::set_flags(&file, COMPRESSED | IMMUTABLE).unwrap();
+    assert_eq!(sys::flags(&file).unwrap(), COMPRESSED | IMMUTABLE);
     assert_eq!(errno(fs::remove_file(&path)), libc::EPERM);
     assert_eq!(errno(fs::write(&path, b"y")), libc::EPERM);
-    // A flag that means nothing here (FS_COMPR_FL) is refused, not forgotten.
-    assert_eq!(errno(sys::set_flags(&file, 0x4)), libc::EOPNOTSUPP);
+    // A flag that means nothing here (FS_SYNC_FL) is refused, not forgotten.
+    assert_eq!(errno(sys::set_flags(&file, 0x8)), libc::EOPNOTSUPP);
     let log = mount.path("log");
     fs::write(&log, b"one\n").unwrap();
     sys::set_flags(&File::open(&log).unwrap(), 0x20).unwrap();

@@ -7,6 +7,7 @@ mod directory;
 mod handles;
 mod model;
 mod names;
+mod policy;
 mod repair;
 mod snapshots;
 mod xattr;
