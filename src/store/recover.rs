@@ -198,17 +198,14 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
     Ok(missing)
 }
 
-/// Puts the salvaged rows in the place of the database, and begins the journal
-/// anew. Returns what is known to be missing.
+/// Puts the salvaged rows in the place of the database. Returns what is known
+/// to be missing. The journal stays as it is: the rows count as a commit behind
+/// all that it has, and so the next writer begins it anew.
 pub fn salvage_in_place(root: &Path, uuid: &str) -> Result<Vec<String>> {
     finish_refresh(root)?;
     let missing = salvage_into(root, uuid, &root.join("db"), &root.join("db.new"))?;
     durable::sync_directory(root)?;
     Seal::remove(root)?;
-    // A journal that does not fit is worse than none: a crash from here on
-    // leaves a database that proves itself, and a journal behind it.
-    remove_directory(&root.join(JOURNAL))?;
-    durable::sync_directory(root)?;
     swap_in_fresh(root)?;
     Ok(missing)
 }
