@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::lm::model::Model;
+use crate::memory::Budget;
+use crate::parallel;
 use crate::store::{Access, Properties, Store, StoreDir, Table};
 use crate::tier::{self, Tier};
 use crate::volume::{self, Volume};
@@ -28,7 +30,10 @@ pub struct NewStore {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub volume: volume::Options,
-    /// See [`tier::Options`].
+    /// Bound of the memory that a mount takes, in bytes; `None` for a quarter
+    /// of what the machine allows. See [`Budget`].
+    pub memory: Option<u64>,
+    /// See [`tier::Options`]; less where `memory` leaves less.
     pub cache_bytes: usize,
     pub quiet: Duration,
     pub drain_threads: usize,
@@ -41,6 +46,7 @@ impl Default for Settings {
         let tier = tier::Options::default();
         Self {
             volume: volume::Options::default(),
+            memory: None,
             cache_bytes: tier.cache_bytes,
             quiet: tier.quiet,
             drain_threads: tier.drain_threads,
@@ -50,6 +56,14 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What the memory is used for.
+    pub fn budget(&self) -> Result<Budget> {
+        match self.memory {
+            Some(total) => Budget::split(total, parallel::available()),
+            None => Budget::of_machine(),
+        }
+    }
+
     /// To look at a store without changing anything.
     pub fn look() -> Self {
         Self {
@@ -116,6 +130,7 @@ impl FileSystem {
 
     /// Opens the store at `path`, takes its lock, and starts its threads.
     pub fn open(path: &Path, settings: &Settings) -> Result<Arc<FileSystem>> {
+        let budget = settings.budget()?;
         let read_only = settings.volume.read_only || settings.salvage;
         let access = match (settings.salvage, read_only) {
             (true, _) => Access::Salvage,
@@ -128,9 +143,13 @@ impl FileSystem {
         let store: Arc<dyn Store> = dir.store();
         let options = tier::Options {
             chunk_size: dir.properties().chunk_size as usize,
-            cache_bytes: settings.cache_bytes,
+            cache_bytes: (settings.cache_bytes)
+                .min(usize::try_from(budget.cache).unwrap_or(usize::MAX)),
+            dirty_bytes: usize::try_from(budget.dirty).unwrap_or(usize::MAX),
             quiet: settings.quiet,
-            drain_threads: settings.drain_threads,
+            drain_threads: settings.drain_threads.min(budget.coders),
+            decode_threads: budget.coders,
+            decoders: budget.coders,
             read_only,
             ..tier::Options::default()
         };

@@ -22,6 +22,7 @@ pub mod error;
 pub mod filesystem;
 pub mod kernel;
 pub mod lm;
+pub mod memory;
 pub mod mount;
 pub mod parallel;
 pub mod store;

@@ -50,7 +50,10 @@ pub struct MountArgs {
     /// Make DIR if it does not exist
     #[arg(long)]
     create: bool,
-    /// Memory for chunks that have been decoded
+    /// Memory to take at most [default: a quarter of what the machine allows]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory: Option<u64>,
+    /// Of it, memory for chunks that have been decoded
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
     cache: u64,
     /// Code chunks in the background once they have been left alone for so long
@@ -108,6 +111,7 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
         return background(args, &store, &dir, json);
     }
     let settings = settings(args, &options);
+    options.background = settings.budget()?.background;
     if args.tell_parent {
         daemon::leave_terminal();
         logging::to_file(&store).or_else(|error| match options.volume.read_only {
@@ -129,6 +133,7 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
 fn settings(args: &MountArgs, options: &MountOptions) -> Settings {
     let mut settings = Settings {
         volume: options.volume,
+        memory: args.memory,
         cache_bytes: usize::try_from(args.cache).unwrap_or(usize::MAX),
         quiet: Duration::from_secs(args.quiet),
         salvage: options.salvage,
@@ -188,6 +193,9 @@ fn background(args: &MountArgs, store: &Path, dir: &Path, json: bool) -> Result<
     command.args(["mount", "--foreground", "--tell-parent"]);
     for list in &args.options {
         command.arg("-o").arg(list);
+    }
+    if let Some(memory) = args.memory {
+        command.arg("--memory").arg(memory.to_string());
     }
     command.arg("--cache").arg(args.cache.to_string());
     command.arg("--quiet").arg(args.quiet.to_string());

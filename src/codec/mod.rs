@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::lm::ChunkCoder;
 use crate::lm::model::Model;
+use crate::parallel;
 
 /// How a frame is coded. The numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -37,6 +38,12 @@ const MODEL_NAME: usize = 4;
 /// Zstd's level for the hot tier and for the cold one.
 const HOT_LEVEL: i32 = 1;
 const COLD_LEVEL: i32 = 19;
+
+/// A frame and the length of its plain bytes.
+pub type Coded<'a> = (&'a [u8], usize);
+
+/// Chunks that are worth decoding side by side in one thread.
+pub const TOGETHER: usize = 2;
 
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Raw, Kind::Zstd, Kind::Mix, Kind::Lm];
@@ -99,14 +106,26 @@ impl Codec {
         zstd_or_raw(plain, HOT_LEVEL)
     }
 
-    /// The smallest frame of all codecs, decoded and compared before it is
-    /// returned. Slow: for the drain.
-    pub fn encode_cold(&self, plain: &[u8]) -> Result<Vec<u8>> {
-        let frame = self.choose(plain)?;
-        match self.decode(&frame, plain.len())? == plain {
-            true => Ok(frame),
-            false => Err(Error::Corrupt("the new coding decodes wrongly".into())),
+    /// The smallest frame of all codecs for each chunk, decoded and compared
+    /// before it is returned. Slow: for the drain. About [`TOGETHER`] chunks at
+    /// once are the fastest.
+    pub fn encode_cold(&self, plains: &[&[u8]]) -> Vec<Result<Vec<u8>>> {
+        let mut frames: Vec<_> = plains.iter().map(|plain| self.choose(plain)).collect();
+        let made: Vec<usize> = (0..frames.len()).filter(|&i| frames[i].is_ok()).collect();
+        let coded: Vec<Coded> = (made.iter())
+            .filter_map(|&i| Some((frames[i].as_ref().ok()?.as_slice(), plains[i].len())))
+            .collect();
+        let decoded = self.decode_many(&coded);
+        for (i, decoded) in made.into_iter().zip(decoded) {
+            match decoded {
+                Ok(plain) if plain == plains[i] => {}
+                Ok(_) => {
+                    frames[i] = Err(Error::Corrupt("the new coding decodes wrongly".into()));
+                }
+                Err(error) => frames[i] = Err(error),
+            }
         }
+        frames
     }
 
     /// A frame of this kind, or the smallest of all kinds.
@@ -174,6 +193,46 @@ impl Codec {
             return Err(Error::Corrupt("a chunk frame has the wrong length".into()));
         }
         Ok(plain)
+    }
+
+    /// [`decode`](Self::decode) for several frames, each with its own result.
+    /// Those that the model coded go through it side by side, which is faster.
+    pub fn decode_many(&self, frames: &[Coded]) -> Vec<Result<Vec<u8>>> {
+        let mut plains: Vec<_> = frames.iter().map(|_| Ok(Vec::new())).collect();
+        let mut rest: Vec<usize> = (0..frames.len()).collect();
+        while let Some(&first) = rest.first() {
+            // the frames of the first one's model, which is nearly always all
+            let name = |i: usize| match Kind::of(frames[i].0) {
+                Ok(Kind::Lm) => frames[i].0.get(1..1 + MODEL_NAME),
+                _ => None,
+            };
+            let Some((coder, wanted)) = name(first).and_then(|n| Some((self.coder(n).ok()?, n)))
+            else {
+                let (frame, plain_len) = frames[first];
+                plains[first] = self.decode(frame, plain_len);
+                rest.remove(0);
+                continue;
+            };
+            let alike: Vec<usize> = (rest.iter().copied())
+                .filter(|&i| name(i) == Some(wanted))
+                .collect();
+            rest.retain(|&i| name(i) != Some(wanted));
+            let payloads: Vec<Coded> = (alike.iter())
+                .map(|&i| (&frames[i].0[1 + MODEL_NAME..], frames[i].1))
+                .collect();
+            for (i, plain) in alike.into_iter().zip(coder.decode_many(&payloads)) {
+                plains[i] = plain;
+            }
+        }
+        plains
+    }
+
+    /// [`decode_many`](Self::decode_many) by up to `threads` threads.
+    pub fn decode_all(&self, threads: usize, frames: &[Coded]) -> Vec<Result<Vec<u8>>> {
+        let share = frames.len().div_ceil(threads.max(1)).clamp(1, TOGETHER);
+        let groups: Vec<&[Coded]> = frames.chunks(share).collect();
+        let plains = parallel::map(threads, &groups, |group| self.decode_many(group));
+        plains.into_iter().flatten().collect()
     }
 
     fn coder(&self, name: &[u8]) -> Result<&ChunkCoder> {

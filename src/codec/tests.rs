@@ -44,7 +44,7 @@ fn every_kind_returns_every_byte() {
             );
             assert_eq!(frame, codec.encode_as(kind, plain).unwrap(), "{kind:?}");
         }
-        let cold = codec.encode_cold(plain).unwrap();
+        let cold = codec.encode_cold(&[plain]).remove(0).unwrap();
         assert!(cold.len() <= plain.len() + 1);
         assert_eq!(
             &codec.decode(&codec.encode_hot(plain), plain.len()).unwrap(),
@@ -106,6 +106,46 @@ fn write_golden() {
         let frame = codec().encode_as(Some(kind), &text(5000)).unwrap();
         std::fs::write(golden(kind), frame).unwrap();
     }
+}
+
+/// Many frames at once give what each gives alone, whatever lies beside it:
+/// other kinds, other lengths, damage.
+#[test]
+fn frames_decoded_side_by_side_do_not_disturb_each_other() {
+    let codec = codec();
+    let lengths = [9000, 0, 1, 12_000, 700, 30_000, 9000, 2, 20_000, 3000];
+    let mut frames: Vec<(Vec<u8>, usize)> = Vec::new();
+    for (i, &len) in lengths.iter().enumerate() {
+        let kind = if i == 4 { Kind::Mix } else { Kind::Lm };
+        let plain = text(len + i).split_off(i);
+        frames.push((codec.encode_as(Some(kind), &plain).unwrap(), len));
+    }
+    frames.push((codec.encode_as(Some(Kind::Zstd), &text(900)).unwrap(), 900));
+    // Damage: a flipped byte, a wrong length, a cut head, no frame at all, a
+    // model that is not here.
+    let mut odd = frames[5].clone();
+    odd.0[40] ^= 0x55;
+    let mut stranger = frames[0].clone();
+    stranger.0[1] ^= 1;
+    let longer = (frames[3].0.clone(), 12_001);
+    let cut = (frames[3].0[..6].to_vec(), 12_000);
+    for damaged in [odd, longer, cut, (Vec::new(), 5), stranger] {
+        frames.insert(frames.len() / 2, damaged);
+    }
+    let coded: Vec<Coded> = frames.iter().map(|(f, len)| (f.as_slice(), *len)).collect();
+    let show = |plain: Result<Vec<u8>>| plain.map_err(|error| error.to_string());
+    let alone: Vec<_> = (coded.iter().map(|(f, len)| show(codec.decode(f, *len)))).collect();
+    assert!(alone.iter().filter(|plain| plain.is_err()).count() >= 4);
+    for threads in [1, 3] {
+        let together: Vec<_> = codec
+            .decode_all(threads, &coded)
+            .into_iter()
+            .map(show)
+            .collect();
+        assert_eq!(together, alone);
+    }
+    let together: Vec<_> = codec.decode_many(&coded).into_iter().map(show).collect();
+    assert_eq!(together, alone);
 }
 
 proptest! {

@@ -11,7 +11,7 @@ use crate::parallel;
 use crate::store::{Batch, ChunkId, Class, Space, Table, ValueRef};
 
 use super::overlay::Layer;
-use super::rows::{self, ChunkRow, Counters, RUN};
+use super::rows::{self, ChunkRow, Counters, run_of};
 use super::{Health, Plain, Shared, State};
 
 /// How long a commit that found no space waits before it is tried again.
@@ -23,8 +23,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const RESERVE: u64 = 32 << 20;
 const RESERVE_SHARE: u64 = 16;
 
+/// What a byte of a row may take of the disk beside itself, in the database.
+const ROW_SPACE: u64 = 3;
+
 /// How old a figure of the free space may be.
-const SPACE_AGE: Duration = Duration::from_millis(500);
+pub(super) const SPACE_AGE: Duration = Duration::from_millis(500);
 
 /// Chunks encoded at a time: bounds the memory that frames take.
 const GROUP: usize = 64;
@@ -114,7 +117,7 @@ impl Shared {
 
     /// Whether writes would leave too little space for anything else.
     pub(super) fn is_tight(&self, state: &mut State) -> bool {
-        let tight = |state: &State| state.room() < state.waiting_bytes() as u64;
+        let tight = |state: &State| state.room() < state.needed_space();
         if tight(state) && state.space_taken.elapsed() > SPACE_AGE {
             // Believe it only when it is fresh: space may have been freed.
             let space = self.look_at_space();
@@ -123,7 +126,7 @@ impl Shared {
         tight(state)
     }
 
-    fn look_at_space(&self) -> Option<Space> {
+    pub(super) fn look_at_space(&self) -> Option<Space> {
         let space = self.store.space();
         space
             .inspect_err(|error| log::warn!("cannot tell how much space is left: {error}"))
@@ -181,24 +184,24 @@ impl Shared {
         drop(hashed);
         // `dirty` is sorted, so the chunks of a run follow each other.
         let mut changed = Vec::new();
-        let same_run =
-            |a: &((u64, u64), _), b: &((u64, u64), _)| (a.0.0, a.0.1 / RUN) == (b.0.0, b.0.1 / RUN);
+        let same_run = |a: &((u64, u64), _), b: &((u64, u64), _)| {
+            (a.0.0, run_of(a.0.1)) == (b.0.0, run_of(b.0.1))
+        };
         for chunks in names.chunk_by(same_run) {
             let ((ino, first), _) = chunks[0]; // `chunk_by` yields no empty ones
             let mut run = self.run_row(state, ino, first)?;
-            let number = u32::try_from(first / RUN).map_err(|_| Error::FileTooBig)?;
             let mut refs = Vec::new();
             for ((_, index), name) in chunks {
                 let before = run.set(*index, Some(*name));
                 refs.push((*name, 1));
                 refs.extend(before.map(|before| (before, -1)));
             }
-            changed.push((rows::run_key(ino, number), run.encode(), refs));
+            changed.push((rows::run_key(ino, run_of(first)), run.encode(), refs));
         }
         // Nothing fails from here on.
         for (key, row, refs) in changed {
             let layer = &mut state.pending;
-            layer.set(Table::Cmap, key.to_vec(), Some(Some(row)));
+            layer.set(Table::Cmap, key, Some(Some(row)));
             for (name, change) in refs {
                 layer.add_refs(name, change);
             }
@@ -496,13 +499,20 @@ impl Shared {
 }
 
 impl State {
+    /// Bytes of the disk that what waits for a commit may take at most.
+    fn needed_space(&self) -> u64 {
+        let frozen = self.frozen.as_ref().map_or(0, |layer| layer.bytes());
+        let rows = (self.pending.bytes() + frozen) as u64;
+        self.waiting_bytes() as u64 + ROW_SPACE * rows
+    }
+
     /// Bytes that writes may still take.
-    fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> u64 {
         let reserve = RESERVE.min(self.space.capacity / RESERVE_SHARE);
         self.space.available.saturating_sub(reserve)
     }
 
-    fn set_space(&mut self, space: Option<Space>) {
+    pub(super) fn set_space(&mut self, space: Option<Space>) {
         self.space_taken = Instant::now();
         self.space = space.unwrap_or(self.space);
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-use crate::codec::Kind;
+use crate::codec::{Kind, TOGETHER};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Table};
 
@@ -44,6 +44,9 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// A queue entry this far in the future (milliseconds) is taken at once.
 const AHEAD: u64 = 3_600_000;
+
+/// Plain bytes that a coder takes at a time, unless one chunk has more.
+const GROUP_BYTES: usize = 1 << 20;
 
 /// Rows read from the queue at a time.
 const PAGE: usize = 64;
@@ -108,30 +111,48 @@ pub(super) fn drain_loop(shared: &Arc<Shared>) {
 
 fn code_loop(shared: &Shared, jobs: &Receiver<Job>, results: &Sender<Coded>) {
     idle::be_idle();
-    for Job { name, row, plain } in jobs {
+    while let Ok(first) = jobs.recv() {
         if shared.drain.stopped() {
             return;
         }
-        // A coder that fails in an unforeseen way leaves the chunk as it is;
-        // it only read shared state.
-        let code = AssertUnwindSafe(|| shared.encode_cold(&name, &plain));
-        let frame = catch_unwind(code)
-            .unwrap_or_else(|_| Err(Error::Other("the coder failed; please report this".into())));
-        if results.send(Coded { name, row, frame }).is_err() {
-            return;
+        // This coder's share of what waits: what was coded is decoded again to
+        // compare, and several chunks side by side take less time.
+        let share = (jobs.len() + 1).div_ceil(shared.coders()).min(TOGETHER);
+        let mut taken = vec![first];
+        taken.extend(jobs.try_iter().take(share - 1));
+        let plains: Vec<&[u8]> = taken.iter().map(|job| job.plain.as_slice()).collect();
+        // A coder that fails in an unforeseen way leaves the chunks as they
+        // are; it only read shared state.
+        let code = AssertUnwindSafe(|| shared.codec.encode_cold(&plains));
+        let frames = catch_unwind(code).unwrap_or_else(|_| {
+            let failed = || Err(Error::Other("the coder failed; please report this".into()));
+            plains.iter().map(|_| failed()).collect()
+        });
+        for (job, frame) in taken.into_iter().zip(frames) {
+            let frame = frame.and_then(|frame| shared.compare(&job, frame));
+            let Job { name, row, .. } = job;
+            if results.send(Coded { name, row, frame }).is_err() {
+                return;
+            }
         }
     }
 }
 
 impl Shared {
-    /// The smallest frame of a chunk, known to decode to it.
-    fn encode_cold(&self, name: &ChunkId, plain: &[u8]) -> Result<Vec<u8>> {
-        let frame = self.codec.encode_cold(plain)?;
-        // The codec has compared already. Where it is cheap, once more from
-        // outside, against the name that every reader will compare with.
+    /// Threads that code.
+    fn coders(&self) -> usize {
+        match self.options.drain_threads {
+            0 => crate::parallel::available(),
+            threads => threads,
+        }
+    }
+
+    /// The codec has compared already. Where it is cheap, once more from
+    /// outside, against the name that every reader will compare with.
+    fn compare(&self, job: &Job, frame: Vec<u8>) -> Result<Vec<u8>> {
         if matches!(Kind::of(&frame)?, Kind::Raw | Kind::Zstd) {
-            let decoded = self.codec.decode(&frame, plain.len())?;
-            if ChunkId::of(&decoded) != *name {
+            let decoded = self.codec.decode(&frame, job.plain.len())?;
+            if ChunkId::of(&decoded) != job.name {
                 return Err(Error::Corrupt("the new coding decodes wrongly".into()));
             }
         }
@@ -294,7 +315,7 @@ impl<'scope, 'env> Leader<'scope, 'env> {
             let stop = outcome.is_err()
                 || self.shared.drain.stopped()
                 || (forced.is_some() && self.shared.drain.state.lock().forced != forced);
-            while !stop && self.busy < 2 * self.coders.max(1) {
+            while !stop && self.busy < self.most_busy() {
                 match self.next_job(upto) {
                     Ok(Next::Job(job)) => self.give(*job),
                     Ok(Next::At(time)) => {
@@ -378,6 +399,13 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         }
     }
 
+    /// Chunks that the coders may have: enough for two groups each, within a
+    /// bound of memory, and never fewer than two.
+    fn most_busy(&self) -> usize {
+        let group = (GROUP_BYTES / self.shared.options.chunk_size).clamp(1, TOGETHER);
+        2 * group * self.coders.max(1)
+    }
+
     fn fail(&mut self, name: ChunkId) {
         self.failed.insert(name);
         let mut control = self.shared.drain.state.lock();
@@ -387,10 +415,7 @@ impl<'scope, 'env> Leader<'scope, 'env> {
 
     fn give(&mut self, job: Job) {
         if self.coders == 0 {
-            let wanted = match self.shared.options.drain_threads {
-                0 => crate::parallel::available(),
-                threads => threads,
-            };
+            let wanted = self.shared.coders();
             for _ in 0..wanted {
                 let (shared, queue, reply) = (self.shared, self.queue.clone(), self.reply.clone());
                 self.scope.spawn(move || code_loop(shared, &queue, &reply));

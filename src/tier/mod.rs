@@ -80,6 +80,8 @@ pub struct Options {
     pub drain_threads: usize,
     /// Threads that decode ahead of readers.
     pub decode_threads: usize,
+    /// Threads that decode at a time, readers included.
+    pub decoders: usize,
     /// Nothing is changed: neither rows nor logs.
     pub read_only: bool,
 }
@@ -95,6 +97,7 @@ impl Default for Options {
             quiet: Duration::from_secs(30),
             drain_threads: threads,
             decode_threads: threads,
+            decoders: threads.max(4),
             read_only: false,
         }
     }
@@ -200,6 +203,7 @@ struct Shared {
     ledger: Mutex<Ledger>,
     cache: read::Cache,
     readers: Mutex<read::Readers>,
+    decoders: read::Decoders,
     ahead: read::Pool,
     /// Chunks that did not verify when read: not to be trusted when the same
     /// bytes are written again.
@@ -208,6 +212,8 @@ struct Shared {
     /// while logs are collected, by one thread at a time.
     stuck: Mutex<HashMap<u64, u64>>,
     drain: drain::Control,
+    /// When space was last looked for in vain.
+    futile: Mutex<Option<Instant>>,
 }
 
 /// See the module's description. Closes itself when dropped.
@@ -247,6 +253,7 @@ impl Tier {
         let shared = Arc::new(Shared {
             cache: read::Cache::new(options.cache_bytes, options.chunk_size),
             readers: Mutex::default(),
+            decoders: read::Decoders::new(options.decoders),
             ahead: read::Pool::new(options.decode_threads),
             drain: drain::Control::default(),
             store,
@@ -279,6 +286,7 @@ impl Tier {
             ledger: Mutex::new(ledger),
             damaged: Mutex::default(),
             stuck: Mutex::default(),
+            futile: Mutex::default(),
         });
         let tier = Arc::new(Tier {
             shared: shared.clone(),
@@ -358,6 +366,12 @@ impl Tier {
     /// second, and stops early when the callback returns `false`.
     pub fn drain(&self, progress: &mut dyn FnMut(&DrainProgress) -> bool) -> Result<()> {
         self.shared.drain(progress)
+    }
+
+    /// Gives back at once what was deleted, for someone who met
+    /// [`Error::NoSpace`]. Says whether trying again is worth it.
+    pub fn make_space(&self) -> bool {
+        self.shared.make_space()
     }
 
     /// The tier in figures.

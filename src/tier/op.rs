@@ -158,7 +158,9 @@ impl<'a> Op<'a> {
         }
         self.begin_change()?;
         // Deleting rewrites rows too, but it never adds a name.
-        if table == Table::Dirent && self.state.health == Health::Full {
+        if table == Table::Dirent
+            && (self.state.health == Health::Full || self.shared.is_tight(self.state))
+        {
             return Err(Error::NoSpace);
         }
         let value = value.into();

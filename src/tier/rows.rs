@@ -178,18 +178,44 @@ impl Run {
     }
 }
 
-/// Key of the `Cmap` row of `run` (chunks `run * RUN ..`) of inode `ino`.
-pub fn run_key(ino: u64, run: u32) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..8].copy_from_slice(&ino.to_be_bytes());
-    key[8..].copy_from_slice(&run.to_be_bytes());
+/// The run that chunk `index` of a file belongs to.
+pub fn run_of(index: u64) -> u64 {
+    index / RUN
+}
+
+/// Key of the `Cmap` row of `run` (chunks `run * RUN ..`) of inode `ino`. Keys
+/// sort like runs: those whose number does not fit in 32 bits, far out in
+/// sparse files, come behind the last one that does.
+pub fn run_key(ino: u64, run: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(20);
+    key.extend_from_slice(&ino.to_be_bytes());
+    match u32::try_from(run) {
+        Ok(short) => key.extend_from_slice(&short.to_be_bytes()),
+        Err(_) => {
+            key.extend_from_slice(&u32::MAX.to_be_bytes());
+            key.extend_from_slice(&run.to_be_bytes());
+        }
+    }
     key
 }
 
+/// Where the `Cmap` rows of an inode end.
+pub fn runs_end(ino: u64) -> Option<Vec<u8>> {
+    ino.checked_add(1).map(|next| next.to_be_bytes().to_vec())
+}
+
 /// The inverse of [`run_key`].
-pub fn parse_run_key(key: &[u8]) -> Result<(u64, u32)> {
+pub fn parse_run_key(key: &[u8]) -> Result<(u64, u64)> {
     let mut key = Cursor(key, "a chunk map key");
-    Ok((key.u64()?, key.u32()?))
+    let (ino, short) = (key.u64()?, key.u32()?);
+    if key.0.is_empty() {
+        return Ok((ino, short.into()));
+    }
+    let run = key.u64()?;
+    match key.0.is_empty() && short == u32::MAX && run > u32::MAX.into() {
+        true => Ok((ino, run)),
+        false => Err(Error::Corrupt("a chunk map key is malformed".into())),
+    }
 }
 
 /// Key of a `Pend` row: chunks wait for the drain in the order of their commits.
@@ -376,6 +402,25 @@ mod tests {
         assert_eq!(Counters::decode(&counters.encode()).unwrap(), counters);
         counters.remove(&row);
         assert_eq!(counters, Counters::default());
+    }
+
+    #[test]
+    fn keys_of_runs_sort_like_runs() {
+        let short = u64::from(u32::MAX);
+        let mut runs = vec![0, 1, 255, 256, short - 1, short, short + 1];
+        runs.extend([1 << 40, u64::MAX / RUN]);
+        let keys: Vec<_> = runs.iter().map(|run| run_key(7, *run)).collect();
+        assert!(keys.is_sorted());
+        assert!(*keys.last().unwrap() < runs_end(7).unwrap());
+        for (key, run) in keys.iter().zip(runs) {
+            assert_eq!(parse_run_key(key).unwrap(), (7, run));
+        }
+        assert_eq!(keys[1], [0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1]);
+        assert_eq!(keys[6][8..], [255, 255, 255, 255, 0, 0, 0, 1, 0, 0, 0, 0]);
+        let bare = [&keys[1][..], &[0; 8]].concat();
+        for bad in [&bare[..], &keys[6][..19], &keys[1][..11]] {
+            assert!(parse_run_key(bad).is_err());
+        }
     }
 
     #[test]

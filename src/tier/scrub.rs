@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::codec::Codec;
+use crate::codec::{Codec, Coded, TOGETHER};
 use crate::error::{Error, Result};
 use crate::parallel;
-use crate::store::{ChunkId, Store, Table};
+use crate::store::{ChunkId, Row, Store, Table};
 
 use super::rows::{self, ChunkRow, Run};
 
@@ -55,10 +55,9 @@ pub fn scrub(
             break;
         };
         from = [last.as_slice(), &[0]].concat();
-        let results = parallel::map(threads, &page, |(key, row)| {
-            verify(store, codec, depth, key, row)
-        });
-        for ((key, _), result) in page.iter().zip(results) {
+        let groups: Vec<_> = page.chunks(TOGETHER).collect();
+        let results = parallel::map(threads, &groups, |group| verify(store, codec, depth, group));
+        for ((key, _), result) in page.iter().zip(results.into_iter().flatten()) {
             match (result, <[u8; 32]>::try_from(key.as_slice())) {
                 (Ok(plain_len), _) => each(plain_len),
                 (Err(error), Ok(name)) => {
@@ -84,27 +83,38 @@ pub fn scrub(
     Ok(damaged)
 }
 
-/// Returns the length of the plain bytes.
-fn verify(store: &dyn Store, codec: &Codec, depth: Depth, key: &[u8], row: &[u8]) -> Result<u64> {
-    let row = ChunkRow::decode(row)?;
-    if row.lost {
-        let name = <[u8; 32]>::try_from(key).unwrap_or_default();
-        return Err(rows::lost(&ChunkId(name)));
-    }
-    if depth == Depth::Noted {
-        return Ok(0);
-    }
-    let frame = store.value(&row.value)?;
-    if depth == Depth::Records {
-        return Ok(u64::from(row.plain_len));
-    }
-    let plain = codec.decode(&frame, row.plain_len as usize)?;
-    if ChunkId::of(&plain).0 != *key {
-        return Err(Error::Corrupt(
-            "the decoded bytes are not those that were written".into(),
-        ));
-    }
-    Ok(u64::from(row.plain_len))
+/// Returns the lengths of the plain bytes.
+fn verify(store: &dyn Store, codec: &Codec, depth: Depth, rows: &[Row]) -> Vec<Result<u64>> {
+    let fetch = |(key, row): &Row| {
+        let row = ChunkRow::decode(row)?;
+        if row.lost {
+            let name = <[u8; 32]>::try_from(key.as_slice()).unwrap_or_default();
+            return Err(rows::lost(&ChunkId(name)));
+        }
+        Ok(match depth {
+            Depth::Noted => (None, 0),
+            Depth::Records => store.value(&row.value).map(|_| (None, row.plain_len))?,
+            Depth::Chunks => (Some(store.value(&row.value)?), row.plain_len),
+        })
+    };
+    let frames: Vec<Result<_>> = rows.iter().map(fetch).collect();
+    let coded: Vec<Coded> = (frames.iter().flatten())
+        .filter_map(|(frame, plain_len)| Some((frame.as_deref()?, *plain_len as usize)))
+        .collect();
+    let mut plains = codec.decode_many(&coded).into_iter();
+    let compare = |((key, _), frame): (&Row, Result<(Option<Vec<u8>>, u32)>)| {
+        let (frame, plain_len) = frame?;
+        if frame.is_some() {
+            let plain = plains.next().unwrap_or(Err(Error::Stale))?;
+            if ChunkId::of(&plain).0 != key[..] {
+                return Err(Error::Corrupt(
+                    "the decoded bytes are not those that were written".into(),
+                ));
+            }
+        }
+        Ok(u64::from(plain_len))
+    };
+    rows.iter().zip(frames).map(compare).collect()
 }
 
 pub(super) fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Damage>) -> Result<()> {
@@ -116,7 +126,7 @@ pub(super) fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Dama
                 continue;
             };
             for slot in 0..rows::RUN {
-                let index = u64::from(run) * rows::RUN + slot;
+                let index = run.saturating_mul(rows::RUN).saturating_add(slot);
                 let damage = row.get(index).and_then(|name| damaged.get_mut(&name));
                 if let Some(damage) = damage {
                     damage.places.push((ino, index));

@@ -56,9 +56,9 @@ pub struct Footprint {
 impl Shared {
     pub(super) fn footprint(&self, ino: u64) -> Result<Footprint> {
         let mut sum = Footprint::default();
-        let (mut from, end) = (rows::run_key(ino, 0), rows::run_key(ino, u32::MAX));
+        let (mut from, end) = (rows::run_key(ino, 0), rows::runs_end(ino));
         loop {
-            let page = self.store.scan(Table::Cmap, &from, Some(&end), 64)?;
+            let page = self.store.scan(Table::Cmap, &from, end.as_deref(), 64)?;
             for (key, row) in &page {
                 for name in Run::decode(row)?.names() {
                     if let Some(row) = self.store.get(Table::Chunk, &name.0)? {

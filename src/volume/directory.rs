@@ -64,14 +64,19 @@ impl Volume {
     pub fn read_dir_plus(&self, ino: u64, cookie: u64, limit: usize) -> Result<Vec<(Entry, Attr)>> {
         let entries = self.look(|change| {
             let entries = change.entries(ino, cookie, limit)?;
-            entries
+            let entries = entries
                 .into_iter()
-                .map(|entry| {
-                    let inode = change.entry_inode(&entry)?;
-                    let attr = self.core.attr(entry.ino, &inode);
-                    Ok((Entry::from(entry), attr))
-                })
-                .collect::<Result<Vec<_>>>()
+                .map(|entry| Ok((change.entry_inode(&entry)?, entry)))
+                .collect::<Result<Vec<_>>>()?;
+            // Nothing fails from here on, and so every lookup is answered.
+            let answer = |(inode, entry): (Inode, Dirent)| {
+                let attr = match &*entry.name {
+                    b"." | b".." => self.core.attr(entry.ino, &inode),
+                    _ => self.answer(entry.ino, &inode),
+                };
+                (Entry::from(entry), attr)
+            };
+            Ok(entries.into_iter().map(answer).collect::<Vec<_>>())
         })?;
         self.looked_into(ino, cookie);
         Ok(entries)

@@ -205,10 +205,10 @@ impl State<'_> {
                 changes.push((key.to_vec(), Some(run.clone()), what));
                 run
             });
-            let first = u64::from(number) * RUN;
+            let first = number.saturating_mul(RUN);
             if let Some(inode) = file.filter(|inode| inode.nlink > 0 || !orphans.contains(&ino)) {
                 let mut behind = false;
-                for index in first..first + RUN {
+                for index in first..first.saturating_add(RUN) {
                     if index >= inode.size.div_ceil(self.chunk_size) {
                         behind |= run.set(index, None).is_some();
                     }
@@ -220,7 +220,7 @@ impl State<'_> {
                 }
             }
             let sum = counted.entry(ino).or_default();
-            for index in first..first + RUN {
+            for index in first..first.saturating_add(RUN) {
                 if run.get(index).is_some() {
                     sum.chunks += 1;
                     sum.end = index + 1;
@@ -241,7 +241,9 @@ impl State<'_> {
         nameless.sort_unstable();
         for ino in nameless {
             let mut inode = self.now_inode(FileType::Regular, 0o600);
-            inode.size = counted[&ino].end * self.chunk_size;
+            // As far as files go.
+            let size = counted[&ino].end.saturating_mul(self.chunk_size);
+            inode.size = size.min(i64::MAX as u64);
             self.inodes.insert(ino, inode);
             self.say(format!(
                 "the inode of file {ino} is lost: owner, times and exact size with it"
@@ -573,10 +575,7 @@ fn fill_holes(store: &dyn Store, writer: &mut Writer<'_>, ino: u64, slots: u64) 
     // What is waiting changes these rows too.
     writer.flush()?;
     for first in (0..slots).step_by(RUN as usize) {
-        let Ok(number) = u32::try_from(first / RUN) else {
-            return Ok(());
-        };
-        let key = tier::run_key(ino, number);
+        let key = tier::run_key(ino, first / RUN);
         let mut run = match store.get(Table::Cmap, &key)? {
             Some(row) => Run::decode(&row)?,
             None => Run::default(),

@@ -9,8 +9,16 @@ use super::types::{FileType, InodeFlags, NAME_MAX, Totals};
 /// Name of the `Meta` row with [`Counters`]; its presence makes a volume.
 pub const VOLUME: &[u8] = b"v.volume";
 
-/// The newest format of every row.
+/// The format of every row but that of a [`LONG`] file.
 const VERSION: u8 = 1;
+
+/// A row of the same shape for an inode that is longer than [`LONG`], which
+/// programs that know only the first version must not read: chunks beyond have
+/// keys that mean nothing to them.
+const VERSION_LONG: u8 = 2;
+
+/// What every chunk size allowed before there were such keys.
+const LONG: u64 = 1 << 49;
 
 /// Bits of a cookie that tell apart names with the same hash.
 const SAME_HASH_BITS: u32 = 7;
@@ -122,7 +130,11 @@ impl Inode {
 
     pub fn encode(&self) -> Vec<u8> {
         let mut row = Vec::with_capacity(100 + self.target.len());
-        row.extend_from_slice(&[VERSION, self.file_type as u8]);
+        let version = match self.size > LONG {
+            true => VERSION_LONG,
+            false => VERSION,
+        };
+        row.extend_from_slice(&[version, self.file_type as u8]);
         row.extend_from_slice(&(self.mode as u16).to_be_bytes());
         let words = [
             self.uid,
@@ -147,7 +159,7 @@ impl Inode {
     }
 
     pub fn decode(row: &[u8]) -> Result<Self> {
-        let mut row = Fields::new("an inode", row)?;
+        let mut row = Fields::upto("an inode", row, VERSION_LONG)?;
         let code = row.u8()?;
         let file_type = FileType::from_code(code).ok_or_else(|| row.damaged())?;
         let inode = Self {
@@ -300,8 +312,9 @@ impl Counters {
         let totals = &mut self.totals;
         let kind = match inode.file_type {
             FileType::Regular => {
-                let bytes = totals.bytes as i64 + change * inode.size as i64;
-                totals.bytes = bytes as u64;
+                // Modulo 2^64: two sparse files can be longer than that.
+                let bytes = inode.size.wrapping_mul(change as u64);
+                totals.bytes = totals.bytes.wrapping_add(bytes);
                 &mut totals.files
             }
             FileType::Directory => &mut totals.directories,
@@ -320,15 +333,19 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Checks and takes the version.
     fn new(what: &'static str, rest: &'a [u8]) -> Result<Self> {
+        Self::upto(what, rest, VERSION)
+    }
+
+    fn upto(what: &'static str, rest: &'a [u8], known: u8) -> Result<Self> {
         let mut row = Self { what, rest };
         match row.u8()? {
-            VERSION => Ok(row),
-            found if found > VERSION => Err(Error::NewerFormat {
+            0 => Err(row.damaged()),
+            found if found > known => Err(Error::NewerFormat {
                 what: what.into(),
                 found: found.into(),
-                known: VERSION.into(),
+                known: known.into(),
             }),
-            _ => Err(row.damaged()),
+            _ => Ok(row),
         }
     }
 
@@ -446,11 +463,12 @@ mod tests {
         for len in 0..row.len() {
             assert!(matches!(Inode::decode(&row[..len]), Err(Error::Corrupt(_))));
         }
-        let newer = [&[2], &row[1..]].concat();
+        let newer = [&[3], &row[1..]].concat();
         assert!(matches!(
             Inode::decode(&newer),
-            Err(Error::NewerFormat { found: 2, .. })
+            Err(Error::NewerFormat { found: 3, .. })
         ));
+        assert!(Inode::decode(&[&[0], &row[1..]].concat()).is_err());
         let unknown_type = [&[1, 3], &row[2..]].concat();
         assert!(Inode::decode(&unknown_type).is_err());
         let target_of_a_file = [&row[..], b"x"].concat();
@@ -460,6 +478,29 @@ mod tests {
         assert!(Dirent::decode(&key, &[1, 8, 0]).is_err());
         assert!(Counters::decode(&[1; 40]).is_err());
         assert!(Counters::decode(&[1; 42]).is_err());
+    }
+
+    /// Version 2, as it must be read for ever.
+    #[test]
+    fn long_files_have_rows_that_older_programs_refuse() {
+        let mut inode = Inode::new(FileType::Regular, 0o644, 1, 2, stamp(3, 4));
+        inode.size = LONG;
+        assert_eq!(inode.encode()[0], 1);
+        inode.size = i64::MAX as u64;
+        let golden = "020801a400000001000000020000000100000000000000000000000\
+            07fffffffffffffff00000000000000000000000000000000\
+            000000000000000300000004000000000000000300000004\
+            000000000000000300000004000000000000000300000004";
+        assert_eq!(hex(&inode.encode()), golden);
+        assert_eq!(Inode::decode(&inode.encode()).unwrap(), inode);
+        let mut counters = Counters {
+            next_ino: 9,
+            totals: Totals::default(),
+        };
+        for change in [1, 1, 1, -1, -1, -1] {
+            counters.count(&inode, change);
+        }
+        assert_eq!(counters.totals, Totals::default());
     }
 
     #[test]

@@ -118,6 +118,23 @@ pub struct Caller {
     pub gid: u32,
 }
 
+/// The mode that is asked for of a new inode. A number alone is one to which
+/// the umask has been applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    /// Permission bits, and type bits where they count.
+    pub bits: u32,
+    /// Bits to take away, unless the directory has a default access control
+    /// list.
+    pub umask: u32,
+}
+
+impl From<u32> for Mode {
+    fn from(bits: u32) -> Self {
+        Self { bits, umask: 0 }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetTime {
     Now,

@@ -41,6 +41,7 @@ pub use foresight::{Blind, Cdf, Foresight, Way};
 pub use learned::{LEVELS, Learned, MixerStart};
 pub(super) use mix::{Room, collect, put_head, take_head};
 pub use mix::{decode_mix, encode_mix};
+pub(super) use tables::log_odds;
 
 use super::coder::BitCoder;
 use super::vocabulary::Vocabulary;

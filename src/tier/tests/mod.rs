@@ -27,6 +27,7 @@ pub(crate) fn options() -> Options {
         quiet: Duration::from_secs(3600),
         drain_threads: 0,
         decode_threads: 2,
+        decoders: 2,
         read_only: false,
     }
 }
