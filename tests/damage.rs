@@ -135,7 +135,8 @@ fn damage(store: &Path, part: &str, dice: &mut Dice) -> String {
     let file = &files[dice.roll(files.len() as u64) as usize];
     let mut bytes = fs::read(file).unwrap();
     let at = dice.roll(bytes.len() as u64) as usize;
-    let len = 1 + dice.roll([16, 600, 9000][dice.roll(3) as usize]) as usize;
+    let longest = [16, 600, 9000][dice.roll(3) as usize];
+    let len = 1 + dice.roll(longest) as usize;
     let to = bytes.len().min(at + len);
     let how = match dice.roll(5) {
         0 | 1 => {

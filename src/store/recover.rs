@@ -170,13 +170,22 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
         let Some(database) = &older else {
             return Ok(());
         };
-        let mut from = Vec::new();
+        let (mut from, mut limit) = (vec![0], 64);
         loop {
-            let page = match database.page(&from, 64) {
+            let page = match database.page(&from, limit) {
                 Ok(page) => page,
+                // As close to the damage as it goes, and then over it.
+                Err(_) if limit > 1 => {
+                    limit = 1;
+                    continue;
+                }
                 Err(error) => {
                     unreadable = Some(format!("rows of the database cannot be read: {error}"));
-                    return Ok(());
+                    let Some(next) = behind_damage(database, &from) else {
+                        return Ok(());
+                    };
+                    (from, limit) = (next, 64);
+                    continue;
                 }
             };
             for (raw_key, value) in &page {
@@ -196,6 +205,17 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
     }
     log::info!("{kept} rows were read from the damaged database");
     Ok(missing)
+}
+
+/// A key not far behind one at which rows cannot be read, from which on they
+/// can be.
+fn behind_damage(database: &Database, from: &[u8]) -> Option<Vec<u8>> {
+    (1..=from.len().min(16)).rev().find_map(|len| {
+        let (last, before) = from[..len].split_last()?;
+        let next = [before, &[last.checked_add(1)?]].concat();
+        // The table's byte is never the last there is.
+        database.page(&next, 1).is_ok().then_some(next)
+    })
 }
 
 /// Puts the salvaged rows in the place of the database. Returns what is known

@@ -461,7 +461,11 @@ impl State<'_> {
             let slots = inode.size.div_ceil(self.chunk_size);
             let missing = inode.chunks.saturating_sub(found.chunks);
             let fresh = !self.before.contains_key(ino);
-            if missing > 0 && inode.nlink > 0 && !fresh && slots - found.chunks <= FILLED {
+            if missing > 0
+                && inode.nlink > 0
+                && !fresh
+                && slots.saturating_sub(found.chunks) <= FILLED
+            {
                 fill_holes(self.store, &mut self.writer, *ino, slots)?;
                 said.push(format!(
                     "inode {ino} lost {missing} places of chunks: reading its holes is an error \

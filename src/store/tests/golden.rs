@@ -39,6 +39,13 @@ fn write_golden() {
         batch.put(table, key, row);
     }
     store.commit(batch).unwrap();
+    store.pair().checkpoint().unwrap();
+    // A commit behind the checkpoint; it changes nothing.
+    let (table, key, _) = content(1);
+    let mut batch = Batch::default();
+    batch.delete(Table::Meta, b"nothing");
+    batch.put(table, key.clone(), store.get(table, &key).unwrap().unwrap());
+    store.commit(batch).unwrap();
     let path = directory.path().to_owned();
     drop((store, directory));
     std::fs::remove_file(path.join("lock")).unwrap();
