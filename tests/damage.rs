@@ -224,13 +224,16 @@ fn trial(stores: &[PathBuf; 2], home: &Path, seed: u64) -> bool {
         what.push_str(&damage(&store, part, &mut dice));
         what.push_str("; ");
     }
+    // Both newest ends of a store that a crash left: that may have been the
+    // crash (`docs/format-store.md`).
+    let blind = base == &stores[1] && what.contains("db/") && what.contains("journal/");
     let values = what.contains("logs/") || what.contains("models/");
     for settings in [Settings::look(), settings()] {
         match FileSystem::open(&store, &settings) {
             Ok(fs_) => {
                 let read = read_all(&fs_, &what);
                 // Never an earlier state, whatever is damaged.
-                assert_eq!(read.missing, 0, "{what}");
+                assert!(blind || read.missing == 0, "{read:?} {what}");
                 assert!(values || read.errors == 0, "{read:?} {what}");
                 fs_.close().unwrap();
             }
@@ -258,7 +261,8 @@ fn trial(stores: &[PathBuf; 2], home: &Path, seed: u64) -> bool {
             if !twice {
                 assert_eq!(read.missing, 0, "{what}");
             }
-            assert!(read.missing == 0 || !repaired.missing.is_empty(), "{what}");
+            let told = blind || !repaired.missing.is_empty();
+            assert!(read.missing == 0 || told, "{read:?} {what}");
             fs_.close().unwrap();
             read != Read::default()
         }

@@ -199,7 +199,23 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
         }
     })?;
     missing.extend(unreadable);
+    let stamped = older
+        .as_ref()
+        .is_some_and(|database| database.stamp().epoch > 0);
+    if stamped && sound.is_none() {
+        missing.push("the rows of the database do not add up".into());
+    }
     missing.extend(survey.problems.iter().cloned());
+    let reached = survey.seen.max(sound.unwrap_or(0));
+    if let Seal::Broken { epoch, .. } = Seal::look(root, there)?
+        && epoch > reached
+    {
+        missing.push(format!(
+            "the commits {} to {epoch} are in neither database nor journal: an earlier state \
+             is what is left",
+            reached + 1
+        ));
+    }
     if lost > 0 {
         missing.push(format!("{lost} pieces of the journal cannot be read"));
     }
