@@ -92,7 +92,7 @@ fn write_golden() {
     for file in below(&store) {
         let name = file.strip_prefix(&store).unwrap();
         let packed = zstd::encode_all(fs::File::open(&file).unwrap(), 19).unwrap();
-        let target = golden("volume-2").join(format!("{}.zst", name.display()));
+        let target = golden("volume-1-journal").join(format!("{}.zst", name.display()));
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::write(target, packed).unwrap();
     }
@@ -114,11 +114,11 @@ fn unpacked(volume: &str) -> TempDir {
 
 #[test]
 fn golden_volumes_are_read() {
-    for volume in ["volume-1", "volume-2"] {
+    for volume in ["volume-1", "volume-1-journal"] {
         read(unpacked(volume).path());
     }
     // Without its database as well.
-    let home = unpacked("volume-2");
+    let home = unpacked("volume-1-journal");
     fs::remove_dir_all(home.path().join("db")).unwrap();
     read(home.path());
 }

@@ -227,14 +227,13 @@ impl super::Dots for Tiles {
     super::avx512_steps! {}
 }
 
-/// Tiles for attention: 0 to 3 for sums and 4 for bytes of weights, of two
-/// rows a query; 5 for what they are multiplied with; 6 for sums and 7 for
-/// queries, of one row each.
-fn attention_tiles(queries: usize) -> Config {
+/// Tiles for attention: 0 to 3 for sums and 7 for what is multiplied, of so
+/// many rows; 4 to 6 for keys or values.
+fn attention_tiles(rows: usize) -> Config {
     let mut c = CONFIG.0;
-    let rows = |tile: usize, n: usize, c: &mut [u8; 64]| c[48 + tile] = n as u8;
-    (0..5).for_each(|tile| rows(tile, 2 * queries, &mut c));
-    (6..8).for_each(|tile| rows(tile, queries, &mut c));
+    for tile in [0, 1, 2, 3, 7] {
+        c[48 + tile] = rows as u8;
+    }
     Config(c)
 }
 
@@ -265,25 +264,52 @@ impl Sums for Tiles {
         // for a multiple of 64 slots and `out` for `stride` sums a query
         unsafe {
             configure(&attention_tiles(count));
-            for slot in (0..window.filled).step_by(COLUMNS) {
+            // four blocks of slots at once: each waits long for its sums
+            for slot in (0..window.filled).step_by(4 * COLUMNS) {
                 let keys = window.keys.as_ptr().add(slot * dim);
-                asm!("tileloadd tmm6, [{s} + {row}]", s = in(reg) &raw const start,
-                    row = in(reg) 64usize, out("tmm6") _, options(nostack, readonly));
+                asm!(
+                    "tileloadd tmm0, [{s} + {row}]",
+                    "tileloadd tmm1, [{s} + {row}]",
+                    "tileloadd tmm2, [{s} + {row}]",
+                    "tileloadd tmm3, [{s} + {row}]",
+                    s = in(reg) &raw const start,
+                    row = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    options(nostack, readonly),
+                );
                 for part in 0..dim / 64 {
+                    let block = COLUMNS * dim;
                     asm!(
                         "tileloadd tmm7, [{q} + {dim}]",
-                        "tileloadd tmm5, [{k} + {row}]",
-                        "tdpbsud tmm6, tmm7, tmm5",
+                        "tileloadd tmm4, [{k0} + {row}]",
+                        "tileloadd tmm5, [{k1} + {row}]",
+                        "tileloadd tmm6, [{k2} + {row}]",
+                        "tdpbsud tmm0, tmm7, tmm4",
+                        "tileloadd tmm4, [{k3} + {row}]",
+                        "tdpbsud tmm1, tmm7, tmm5",
+                        "tdpbsud tmm2, tmm7, tmm6",
+                        "tdpbsud tmm3, tmm7, tmm4",
                         q = in(reg) queries.as_ptr().add(64 * part),
                         dim = in(reg) dim,
-                        k = in(reg) keys.add(1024 * part),
+                        k0 = in(reg) keys.add(1024 * part),
+                        k1 = in(reg) keys.add(1024 * part + block),
+                        k2 = in(reg) keys.add(1024 * part + 2 * block),
+                        k3 = in(reg) keys.add(1024 * part + 3 * block),
                         row = in(reg) 64usize,
-                        out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                         options(nostack, readonly),
                     );
                 }
-                asm!("tilestored [{o} + {stride}], tmm6", o = in(reg) out.as_mut_ptr().add(slot),
-                    stride = in(reg) 4 * stride, options(nostack));
+                asm!(
+                    "tilestored [{o} + {stride}], tmm0",
+                    "tilestored [{o} + {stride} + 64], tmm1",
+                    "tilestored [{o} + {stride} + 128], tmm2",
+                    "tilestored [{o} + {stride} + 192], tmm3",
+                    o = in(reg) out.as_mut_ptr().add(slot),
+                    stride = in(reg) 4 * stride,
+                    options(nostack),
+                );
             }
             release();
         }
@@ -297,28 +323,28 @@ impl Sums for Tiles {
         // SAFETY: tiles are available; values have room for a multiple of 64
         // slots, the rows of bytes likewise, and there are two for each query
         unsafe {
-            configure(&attention_tiles(queries));
+            configure(&attention_tiles(2 * queries));
             for channel in (0..dim).step_by(64) {
                 asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     options(nostack, nomem));
                 for slot in (0..window.filled).step_by(64) {
                     asm!(
-                        "tileloadd tmm4, [{p} + {stride}]",
-                        "tileloadd tmm5, [{v} + {row}]",
-                        "tdpbusd tmm0, tmm4, tmm5",
+                        "tileloadd tmm7, [{p} + {stride}]",
+                        "tileloadd tmm4, [{v} + {row}]",
                         "tileloadd tmm5, [{v} + {row} + 64]",
-                        "tdpbusd tmm1, tmm4, tmm5",
-                        "tileloadd tmm5, [{v} + {row} + 128]",
-                        "tdpbusd tmm2, tmm4, tmm5",
-                        "tileloadd tmm5, [{v} + {row} + 192]",
-                        "tdpbusd tmm3, tmm4, tmm5",
+                        "tileloadd tmm6, [{v} + {row} + 128]",
+                        "tdpbusd tmm0, tmm7, tmm4",
+                        "tileloadd tmm4, [{v} + {row} + 192]",
+                        "tdpbusd tmm1, tmm7, tmm5",
+                        "tdpbusd tmm2, tmm7, tmm6",
+                        "tdpbusd tmm3, tmm7, tmm4",
                         p = in(reg) bytes.as_ptr().add(slot),
                         stride = in(reg) stride,
                         v = in(reg) window.values.as_ptr().add(slot * dim + 4 * channel),
                         row = in(reg) 4 * dim,
                         out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                        out("tmm4") _, out("tmm5") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                         options(nostack, readonly),
                     );
                 }

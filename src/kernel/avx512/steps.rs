@@ -181,7 +181,7 @@ pub fn rotate(sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8])
         return steps::rotate(sums, s, scratch, out);
     };
     let fit = Fit::new(peak(a16));
-    if fit.shift < 0 || a16.len() % 2 != 0 || a16.len() > HEAD {
+    if fit.shift < 0 || !a16.len().is_multiple_of(2) || a16.len() > HEAD {
         return steps::rotate(sums, s, scratch, out);
     }
     let (down, half) = (Down::new(&fit), _mm512_set1_epi32(1 << 14));
@@ -260,7 +260,7 @@ pub fn join(
     scratch: &mut [i32],
     out: &mut [i8],
 ) -> Scale {
-    if head_dim % 16 != 0 || heads.len() % 16 != 0 {
+    if !head_dim.is_multiple_of(16) || !heads.len().is_multiple_of(16) {
         return steps::join(heads, scales, head_dim, scratch, out);
     }
     let exponent = scales.iter().filter(|s| s.m != 0).map(|s| s.e).max();
@@ -291,7 +291,7 @@ pub fn join(
 pub fn accumulate(x: &mut [i32], sums: &[i32], channel: &[u16], cut: u32, row: Scale) {
     let shift = (-row.shifted(cut as i32).e).clamp(1, 62);
     // below 32, a sum may be too large for the high half
-    if shift < 32 || x.len() % 16 != 0 {
+    if shift < 32 || !x.len().is_multiple_of(16) {
         return steps::accumulate(x, sums, channel, cut, row);
     }
     let cut = _mm512_set1_epi64(i64::from(cut));
@@ -394,47 +394,51 @@ pub fn soften(
     let half = _mm512_set1_epi32((1 << cut) >> 1);
     let mut top = _mm512_set1_epi32(i32::MIN);
     let s16 = scores.as_chunks_mut::<16>().0;
-    let mut left = filled;
-    for (s, k) in s16.iter_mut().zip(keys.as_chunks::<16>().0) {
-        if left == 0 {
-            break;
-        }
+    let k16 = keys.as_chunks::<16>().0;
+    // each loop over what is whole, then once more over what is left, masked
+    let mut scale = |s: &mut [i32; 16], k: &[i32; 16], valid: __mmask16| {
         let cut = _mm512_srav_epi32(_mm512_add_epi32(get(s), half), count);
         let scaled = _mm512_madd_epi16(cut, get(k)); // both fit 16 bits
-        let valid = mask(left);
         top = _mm512_mask_max_epi32(top, valid, top, scaled);
         put(s, scaled);
-        left = left.saturating_sub(16);
+    };
+    let whole = filled / 16;
+    for (s, k) in s16[..whole].iter_mut().zip(k16) {
+        scale(s, k, !0);
+    }
+    if !filled.is_multiple_of(16) {
+        scale(&mut s16[whole], &k16[whole], mask(filled % 16));
     }
     let top = _mm512_set1_epi32(_mm512_reduce_max_epi32(top));
     let rate = Distances::new(Rate::new(rate));
     let (ones, low16) = (_mm512_set1_epi16(1), _mm512_set1_epi32(0xffff));
     let (mut sum, mut heaviest) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    let mut left = filled;
-    let pairs = s16.as_chunks_mut::<2>().0.iter_mut();
-    for ([s, t], [v, w]) in pairs.zip(values.as_chunks::<16>().0.as_chunks::<2>().0) {
-        if left == 0 {
-            break;
-        }
+    let mut weigh = |[s, t]: &mut [[i32; 16]; 2], [v, w]: &[[i32; 16]; 2], valid: __m512i| {
         let distance = |s: &[i32; 16]| _mm512_sub_epi32(top, get(s));
         let (high, low) = rate.apply(distance(s), distance(t));
         let (a, whole) = power(high, low);
         let e = _mm512_srlv_epi16(a, _mm512_add_epi16(whole, ones)); // to 2^14
-        let mut e = e;
-        if left < 32 {
-            // the second 16 are the high halves
-            let valid = _mm512_mask_mov_epi32(_mm512_setzero_si512(), mask(left), low16);
-            let more = mask(left.saturating_sub(16));
-            let valid = _mm512_mask_or_epi32(valid, more, valid, _mm512_set1_epi32(!0xffff));
-            e = _mm512_and_si512(e, valid);
-        }
+        let e = _mm512_and_si512(e, valid);
         sum = _mm512_add_epi32(sum, _mm512_madd_epi16(e, ones));
         let first = _mm512_madd_epi16(_mm512_and_si512(e, low16), get(v)); // below 2^29
         let second = _mm512_madd_epi16(_mm512_srli_epi32::<16>(e), get(w));
         heaviest = _mm512_max_epu32(heaviest, _mm512_max_epu32(first, second));
         put(s, first);
         put(t, second);
-        left = left.saturating_sub(32);
+    };
+    let s32 = s16.as_chunks_mut::<2>().0;
+    let v32 = values.as_chunks::<16>().0.as_chunks::<2>().0;
+    let whole = filled / 32;
+    for (s, v) in s32[..whole].iter_mut().zip(v32) {
+        weigh(s, v, _mm512_set1_epi32(!0));
+    }
+    if !filled.is_multiple_of(32) {
+        // the second 16 are the high halves
+        let left = filled % 32;
+        let low = _mm512_maskz_mov_epi32(mask(left), low16);
+        let high = _mm512_set1_epi32(!0xffff);
+        let valid = _mm512_mask_or_epi32(low, mask(left.saturating_sub(16)), low, high);
+        weigh(&mut s32[whole], &v32[whole], valid);
     }
     let (sum, heaviest) = (
         _mm512_reduce_add_epi32(sum) as u32,
@@ -443,18 +447,13 @@ pub fn soften(
     let cut = bits(heaviest).saturating_sub(limit);
     let count = _mm512_set1_epi32(cut as i32);
     let low8 = _mm512_set1_epi16(0xff);
-    let bytes = (out.low.as_chunks_mut::<64>().0.iter_mut()).zip(out.high.as_chunks_mut::<64>().0);
-    let mut left = filled;
-    for ([a, b, c, d], (low, high)) in s16.as_chunks::<4>().0.iter().zip(bytes) {
-        if left == 0 {
-            break;
-        }
-        let part = |s: &[i32; 16], at: usize| {
-            let valid = mask(left.saturating_sub(at));
-            _mm512_maskz_srlv_epi32(valid, get(s), count)
+    let bytes = |s: &[[i32; 16]; 4], low: &mut [u8; 64], high: &mut [u8; 64], left: usize| {
+        let part = |i: usize| {
+            let valid = mask(left.saturating_sub(16 * i));
+            _mm512_maskz_srlv_epi32(valid, get(&s[i]), count)
         };
-        let first = _mm512_packus_epi32(part(a, 0), part(b, 16));
-        let second = _mm512_packus_epi32(part(c, 32), part(d, 48));
+        let first = _mm512_packus_epi32(part(0), part(1));
+        let second = _mm512_packus_epi32(part(2), part(3));
         let l = _mm512_packus_epi16(
             _mm512_and_si512(first, low8),
             _mm512_and_si512(second, low8),
@@ -468,7 +467,17 @@ pub fn soften(
             _mm512_storeu_si512(low.as_mut_ptr().cast(), in_order(l));
             _mm512_storeu_si512(high.as_mut_ptr().cast(), in_order(h));
         }
-        left = left.saturating_sub(64);
+    };
+    let s64 = s16.as_chunks::<4>().0;
+    let low64 = out.low.as_chunks_mut::<64>().0;
+    let high64 = out.high.as_chunks_mut::<64>().0;
+    let whole = filled / 64;
+    for ((s, low), high) in s64[..whole].iter().zip(&mut *low64).zip(&mut *high64) {
+        bytes(s, low, high, 64);
+    }
+    if !filled.is_multiple_of(64) {
+        let left = filled % 64;
+        bytes(&s64[whole], &mut low64[whole], &mut high64[whole], left);
     }
     // the largest score has e = 2^14, so the sum is not 0
     reciprocal(sum).shifted(cut as i32)
@@ -498,7 +507,7 @@ pub fn gated(
         Fit::new(peak(g32.as_flattened())),
         Fit::new(peak(u32s.as_flattened())),
     );
-    if gate_fit.shift < 0 || up_fit.shift < 0 || gate.len() % 32 != 0 {
+    if gate_fit.shift < 0 || up_fit.shift < 0 || !gate.len().is_multiple_of(32) {
         return steps::gated(gate, up, s, row, scratch, out);
     }
     let gate_scale = s.gate_unit.times(row).shifted(gate_fit.shift);
@@ -584,7 +593,7 @@ pub fn powers(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32]) ->
         return steps::powers(sums, channel, row, scratch);
     };
     let fit = Fit::new(peak(a32.as_flattened()));
-    if fit.shift < 0 || sums.len() % 32 != 0 {
+    if fit.shift < 0 || !sums.len().is_multiple_of(32) {
         return steps::powers(sums, channel, row, scratch);
     }
     let down = Down::new(&fit);
