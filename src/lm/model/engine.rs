@@ -14,13 +14,13 @@ use crate::kernel::{
 };
 
 /// Rows (steps times lanes) that go through a layer at once.
-const ROWS: usize = 64;
+const ROWS: usize = 128;
 /// Rows of which the head's sums are kept at once.
 const HEAD_ROWS: usize = 32;
 /// The most bytes of keys and values of a state.
 const MAX_CACHE: usize = 4 << 30;
 /// The most lanes of a state.
-pub const MAX_LANES: usize = ROWS;
+pub const MAX_LANES: usize = 64;
 
 /// The state of a number of lanes: their KV caches and scratch space.
 pub struct State {
