@@ -231,6 +231,37 @@ impl FileSystem {
         &self.codec
     }
 
+    /// The model that new chunks are coded with.
+    pub fn own_model(&self) -> Option<blake3::Hash> {
+        let hex = self.dir.properties().model.as_deref();
+        hex.and_then(|hex| blake3::Hash::from_hex(hex).ok())
+    }
+
+    /// The model of the store that frames call by these first bytes.
+    pub fn model_named(&self, short: [u8; 4]) -> Result<blake3::Hash> {
+        let mut models = self.dir.models()?.into_iter().map(|(hash, _)| hash);
+        let found = models.find(|hash| hash.as_bytes().starts_with(&short));
+        found.ok_or_else(|| {
+            Error::Model("a chunk was coded with a model that is not in this store".into())
+        })
+    }
+
+    pub fn model_bytes(&self, hash: &blake3::Hash) -> Result<Vec<u8>> {
+        self.dir.model(hash)
+    }
+
+    /// Adds a model that chunks from elsewhere were coded with. They can be
+    /// read when the store is opened again.
+    pub fn put_model(&self, bytes: &[u8]) -> Result<()> {
+        Model::parse(bytes.to_vec())?;
+        self.dir.put_model(bytes).map(drop)
+    }
+
+    /// A codec that knows the models which came since the store was opened too.
+    pub fn codec_of_all_models(&self) -> Result<Codec> {
+        Ok(codec(&self.dir)?.0)
+    }
+
     pub fn volume(&self) -> &Arc<Volume> {
         &self.volume
     }
@@ -254,6 +285,7 @@ impl FileSystem {
     /// The store in figures.
     pub fn report(&self) -> Result<Report> {
         let totals = self.volume.totals()?;
+        let snapshots = self.volume.snapshots()?;
         let stats = self.tier.stats()?;
         let space = stats.space;
         Ok(Report {
@@ -265,6 +297,8 @@ impl FileSystem {
             directories: totals.directories,
             others: totals.others,
             logical: totals.bytes,
+            snapshots: snapshots.len() as u64,
+            in_snapshots: snapshots.iter().map(|snapshot| snapshot.logical).sum(),
             disk: Disk {
                 total: space.database + space.logs + space.other,
                 database: space.database,
@@ -371,6 +405,12 @@ pub struct Report {
     pub others: u64,
     /// Sum of the sizes of the files.
     pub logical: u64,
+    /// Snapshots, and the sum of the sizes of the files in them; they are not
+    /// counted above.
+    #[serde(default)]
+    pub snapshots: u64,
+    #[serde(default)]
+    pub in_snapshots: u64,
     pub disk: Disk,
     pub chunks: Vec<Chunks>,
     /// How often files name chunks, and the plain bytes behind these names.

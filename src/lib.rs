@@ -15,6 +15,7 @@
 //! [`filesystem`] puts them together; the commands of the binary live in
 //! [`cli`], and talk to a mounted store through [`control`].
 
+pub mod backup;
 pub mod cli;
 pub mod codec;
 pub mod control;

@@ -116,6 +116,19 @@ fn seeds() -> Vec<Seed> {
     let log = &log[..log.len().min(16 << 10)];
     seeds.push((("store", "log"), with(&[1], log)));
     seeds.push((("store", "log-cut"), with(&[3], &log[..log.len() / 2])));
+    // What to do; then places and bytes, or frames.
+    seeds.push((("journal", "as-it-is"), vec![0]));
+    seeds.push((("journal", "half"), vec![2]));
+    seeds.push((("journal", "changed"), vec![0, 0, 60, 1, 0, 130, 9]));
+    let mut commit = vec![1, 1, 6, 0, 48];
+    commit.extend([9; 40]);
+    commit.extend([1, 0, 1, 0, 2, 7, 8, 9]);
+    seeds.push((("journal", "commit"), commit));
+    seeds.push((
+        ("journal", "rows"),
+        vec![3, 2, 0, 0, 8, 1, 0, 1, 0, 2, 7, 8, 9],
+    ));
+    seeds.push((("journal", "end"), vec![3, 3, 1, 0, 4, 1, 2, 3, 4]));
     seeds
 }
 

@@ -22,12 +22,13 @@ use laconicfs::volume::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 5] = [
+pub const ALL: [Target; 6] = [
     ("frame", frame),
     ("chunk", chunk),
     ("model", model),
     ("rows", rows),
     ("store", store),
+    ("journal", journal),
 ];
 
 /// The model of the golden files: it knows nothing, but it computes.
@@ -48,13 +49,19 @@ fn codec() -> &'static Codec {
     CODEC.get_or_init(|| Codec::with_models(vec![golden_model().clone()]).unwrap())
 }
 
+/// Bytes of a chunk that goes through the model: longer ones take longer, and do
+/// nothing new.
+const LONGEST: usize = 1500;
+
 /// A length, then a chunk frame of any codec.
 pub fn frame(data: &[u8]) {
     let Some(([low, high], frame)) = data.split_first_chunk() else {
         return;
     };
     let len = usize::from(u16::from_le_bytes([*low, *high]));
-    for codec in [&Codec::default(), codec()] {
+    // With a model, long ones take long.
+    let known = [Some(&Codec::default()), (len <= LONGEST).then(codec)];
+    for codec in known.into_iter().flatten() {
         if let Ok(plain) = codec.decode(frame, len) {
             assert_eq!(plain.len(), len);
         }
@@ -64,8 +71,6 @@ pub fn frame(data: &[u8]) {
 /// The codecs with statistics and model: a payload to decode, or bytes to
 /// encode, perhaps damage, and decode. First what to do, then a length.
 pub fn chunk(data: &[u8]) {
-    // Longer ones take longer, and do nothing new.
-    const LONGEST: usize = 1500;
     let Some(([what, low, high], rest)) = data.split_first_chunk() else {
         return;
     };
@@ -374,6 +379,106 @@ pub fn store(data: &[u8]) {
             && let Ok(payload) = there.store.value(&record.value)
         {
             assert_eq!(payload.len(), len as usize);
+        }
+    }
+}
+
+/// A store whose database is lost: its superblock, the name of its journal's
+/// file, and what that holds.
+struct Lost {
+    superblock: Vec<u8>,
+    uuid: String,
+    file: String,
+    journal: Vec<u8>,
+}
+
+fn lost_store() -> &'static Lost {
+    static LOST: OnceLock<Lost> = OnceLock::new();
+    LOST.get_or_init(|| {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("store");
+        let dir = StoreDir::create(&path, &Properties::default()).unwrap();
+        for number in 0..3_u8 {
+            let mut batch = Batch::default();
+            batch.put(Table::Inode, [number], [number; 60]);
+            batch.put(Table::Dirent, [7, number], "row");
+            batch.delete(Table::Inode, [number.wrapping_sub(1)]);
+            dir.store().commit(batch).unwrap();
+        }
+        drop(dir);
+        let found = fs::read_dir(path.join("journal")).unwrap();
+        let mut files = found.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let file = files.find(|name| name.ends_with(".changes")).unwrap();
+        Lost {
+            superblock: fs::read(path.join("superblock")).unwrap(),
+            uuid: Superblock::read(&path).unwrap().uuid,
+            journal: fs::read(path.join("journal").join(&file)).unwrap(),
+            file,
+        }
+    })
+}
+
+/// Bytes of the journal from which a lost database is made anew: changes to a
+/// good one, or frames whose hashes are put right, behind it.
+///
+/// First what to do. Of frames: kind, number, twice the length, and the body.
+pub fn journal(data: &[u8]) {
+    let Some((what, mut rest)) = data.split_first() else {
+        return;
+    };
+    let lost = lost_store();
+    let mut bytes = lost.journal.clone();
+    if what & 1 == 0 {
+        while let Some(([high, low, byte], after)) = rest.split_first_chunk() {
+            let at = usize::from(u16::from_be_bytes([*high, *low])) % bytes.len();
+            bytes[at] = *byte;
+            rest = after;
+        }
+        if what & 2 != 0 {
+            bytes.truncate(bytes.len() / 2);
+        }
+    } else {
+        let (name, extension) = lost.file.split_once('.').unwrap();
+        let base = u64::from_str_radix(name, 16).unwrap();
+        if what & 2 != 0 {
+            bytes.clear();
+        }
+        while let Some(([kind, number, high, low], after)) = rest.split_first_chunk() {
+            let len = usize::from(u16::from_be_bytes([*high, *low])) % 600;
+            let (body, after) = after.split_at(len.min(after.len()));
+            rest = after;
+            let packed = match kind & 8 {
+                0 => zstd::bulk::compress(body, 1).unwrap(),
+                _ => body.to_vec(),
+            };
+            let mut frame = b"\x9eLJN\x01".to_vec();
+            frame.extend_from_slice(&[kind & 7, 0, 0]);
+            frame.extend_from_slice(&(packed.len() as u32).to_be_bytes());
+            frame.extend_from_slice(&(body.len() as u32).to_be_bytes());
+            frame.extend_from_slice(&u64::from(*number).to_be_bytes());
+            let mut hash = blake3::Hasher::new();
+            hash.update(lost.uuid.as_bytes())
+                .update(extension.as_bytes());
+            hash.update(&base.to_be_bytes());
+            hash.update(&(bytes.len() as u64).to_be_bytes());
+            hash.update(&frame).update(&packed);
+            frame.extend_from_slice(&hash.finalize().as_bytes()[..16]);
+            bytes.extend_from_slice(&frame);
+            bytes.extend_from_slice(&packed);
+        }
+    }
+    let home = tempfile::tempdir().unwrap();
+    for dir in ["journal", "logs", "models"] {
+        fs::create_dir(home.path().join(dir)).unwrap();
+    }
+    fs::write(home.path().join("superblock"), &lost.superblock).unwrap();
+    fs::write(home.path().join("journal").join(&lost.file), bytes).unwrap();
+    for access in [Access::Read, Access::Salvage] {
+        let Ok(dir) = StoreDir::open(home.path(), access) else {
+            continue;
+        };
+        for table in Table::ALL {
+            let _ = dir.store().scan(table, b"", None, 1000);
         }
     }
 }

@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::exit::{self, Exit, failure};
+use super::send;
 use crate::control::{self, Ask, Failed, Handler, Server};
 use crate::error::Error;
 use crate::filesystem::{FileSystem, Mounted, Settings};
@@ -240,6 +241,27 @@ impl Handler for Control {
         let result = match ask {
             Ask::Stop | Ask::Detach => return self.stop(ask == Ask::Detach),
             Ask::Stat => self.with(|fs| Ok(serde_json::to_value(fs.report()?)?)),
+            Ask::Snapshots => self.with(|fs| Ok(serde_json::to_value(fs.volume().snapshots()?)?)),
+            Ask::SnapshotCreate { name } => self.with(|fs| {
+                let made = fs.volume().create_snapshot(&name, &mut |rows| {
+                    progress(rows.into());
+                })?;
+                Ok(serde_json::to_value(made)?)
+            }),
+            Ask::SnapshotDelete { name } => self.with(|fs| {
+                fs.volume().delete_snapshot(&name, &mut |rows| {
+                    progress(rows.into());
+                })?;
+                Ok(Value::Null)
+            }),
+            Ask::Send { options, to } => self.with(|fs| {
+                let sent = send::serve_send(fs, &options, &to, progress)?;
+                Ok(serde_json::to_value(sent)?)
+            }),
+            Ask::Receive { options, from } => self.with(|fs| {
+                let received = send::serve_receive(fs, &options, &from, progress)?;
+                Ok(serde_json::to_value(received)?)
+            }),
             Ask::Sync => self.with(|fs| Ok(fs.volume().sync().map(|()| Value::Null)?)),
             Ask::Drain => self.with(|fs| {
                 let tier = fs.volume().tier();

@@ -30,7 +30,24 @@ pub struct DrainArgs {
 }
 
 pub fn run(args: &DrainArgs, json: bool) -> Result<()> {
-    let done = match locate::find(&args.path)? {
+    let done = path(&args.path)?;
+    report::emit(json, &done, || {
+        if done.chunks_done == 0 {
+            return "nothing waits: every chunk is coded\n".into();
+        }
+        format!(
+            "coded {} chunks of {}: {} before, {} after\n",
+            done.chunks_done,
+            report::size(done.plain_done),
+            report::size(done.stored_before),
+            report::size(done.stored_after),
+        )
+    })
+}
+
+/// Drains the store that a path means, with a bar.
+pub fn path(path: &Path) -> Result<DrainProgress> {
+    Ok(match locate::find(path)? {
         Found::Open(mut open) => {
             let report: Report = open.ask_for(Ask::Stat)?;
             if let Some(mounted) = report.mounted {
@@ -49,18 +66,6 @@ pub fn run(args: &DrainArgs, json: bool) -> Result<()> {
             last
         }
         Found::Closed(store) => closed(&store)?,
-    };
-    report::emit(json, &done, || {
-        if done.chunks_done == 0 {
-            return "nothing waits: every chunk is coded\n".into();
-        }
-        format!(
-            "coded {} chunks of {}: {} before, {} after\n",
-            done.chunks_done,
-            report::size(done.plain_done),
-            report::size(done.stored_before),
-            report::size(done.stored_after),
-        )
     })
 }
 

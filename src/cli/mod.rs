@@ -7,17 +7,23 @@ mod daemon;
 mod demo;
 mod drain;
 mod exit;
+mod export;
 mod files;
 mod fsck;
+mod import;
 mod locate;
 mod logging;
 mod mkfs;
 mod model;
 mod models;
 mod mount;
+mod pipe;
+mod place;
 mod progress;
 mod report;
+mod send;
 mod size;
+mod snapshot;
 mod stat;
 mod umount;
 
@@ -72,6 +78,16 @@ enum Command {
     /// Check a store that is not mounted, and repair it
     #[command(visible_alias = "check")]
     Fsck(fsck::FsckArgs),
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Write a snapshot as a stream, for `receive`
+    Send(send::SendArgs),
+    /// Make a store, or a snapshot, of a stream
+    Receive(send::ReceiveArgs),
+    /// Copy plain files into a store
+    Import(import::ImportArgs),
+    /// Copy the files of a store out as plain files
+    Export(export::ExportArgs),
     /// Use or measure the codec alone, on files
     #[command(subcommand)]
     Codec(codec::CodecCommand),
@@ -129,6 +145,11 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Drain(args) => drain::run(args, json),
         Command::Stat(args) => stat::run(args, json),
         Command::Fsck(args) => return fsck::run(args, json),
+        Command::Snapshot(command) => snapshot::run(command, json),
+        Command::Send(args) => send::send_stream(args, json),
+        Command::Receive(args) => send::receive(args, json),
+        Command::Import(args) => import::run(args, json),
+        Command::Export(args) => export::run(args, json),
         Command::Codec(command) => codec::run(command, json),
         Command::Model(command) => model::run(command, json),
         Command::Demo(args) => demo::run(args, json),

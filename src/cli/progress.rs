@@ -18,6 +18,15 @@ pub fn bytes(what: &str, total: u64) -> ProgressBar {
         .with_message(what.to_string())
 }
 
+/// A bar that counts rows, nobody knows of how many.
+pub fn rows(what: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:12} {spinner} {human_pos} rows {per_sec}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    ProgressBar::new_spinner()
+        .with_style(style)
+        .with_message(what.to_string())
+}
+
 /// Counts bytes without knowing how many there will be.
 pub fn count_bytes(what: &str) -> ProgressBar {
     let style =

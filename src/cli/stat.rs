@@ -75,6 +75,12 @@ pub fn human(stat: &Report) -> String {
         ),
     );
     line("logical", size(stat.logical));
+    if stat.snapshots > 0 {
+        line(
+            "snapshots",
+            format!("{} of {} of files", stat.snapshots, size(stat.in_snapshots)),
+        );
+    }
     line(
         "on disk",
         format!(

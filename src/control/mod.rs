@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backup::{ReceiveOptions, SendOptions};
+
 pub use client::Client;
 pub use server::{Handler, Server};
 
@@ -34,13 +36,28 @@ const LONGEST: usize = 107;
 pub const NAME: &str = "control";
 
 /// What can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ask {
     /// The store in figures: a [`Report`](crate::filesystem::Report).
     Stat,
     /// Code every chunk that is stored by now as small as it gets.
     Drain,
+    /// The snapshots: a list of [`Snapshot`](crate::volume::Snapshot).
+    Snapshots,
+    /// Make one; answered with it, progress is a number of rows.
+    SnapshotCreate { name: String },
+    /// Remove one.
+    SnapshotDelete { name: String },
+    /// Write a snapshot's stream into a pipe; progress is a number of bytes,
+    /// the answer a [`Sent`](crate::backup::Sent).
+    Send { options: SendOptions, to: PathBuf },
+    /// Read a stream from a pipe; answered with a
+    /// [`Received`](crate::backup::Received).
+    Receive {
+        options: ReceiveOptions,
+        from: PathBuf,
+    },
     /// Make everything durable.
     Sync,
     /// Unmount; answered when everything is flushed and the store is free.

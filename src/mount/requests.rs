@@ -140,16 +140,15 @@ impl Filesystem for Adapter {
             other => other.map(Some),
         };
         let asked = Asked::name("lookup", parent);
-        self.serve(
-            &self.waiters,
-            asked,
-            reply,
-            op,
-            |reply, found| match found {
-                Some(attr) => send_entry(reply, attr),
-                None => reply.entry(&ENTRY_TTL, &no_entry(), GENERATION),
-            },
-        );
+        // Snapshots come and go without the kernel.
+        let ttl = match parent {
+            volume::SNAPSHOTS => Duration::ZERO,
+            _ => ENTRY_TTL,
+        };
+        self.serve(&self.waiters, asked, reply, op, move |reply, found| {
+            let attr = found.map_or_else(no_entry, |attr| file_attr(&attr));
+            reply.entry_with_ttls(&ATTR_TTL.min(ttl), &ttl, &attr, GENERATION);
+        });
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {

@@ -190,16 +190,26 @@ impl Shared {
         for chunks in names.chunk_by(same_run) {
             let ((ino, first), _) = chunks[0]; // `chunk_by` yields no empty ones
             let mut run = self.run_row(state, ino, first)?;
+            let key = rows::run_key(ino, run_of(first));
+            let preserved = state.to_preserve(&key, &run)?;
             let mut refs = Vec::new();
             for ((_, index), name) in chunks {
                 let before = run.set(*index, Some(*name));
                 refs.push((*name, 1));
                 refs.extend(before.map(|before| (before, -1)));
             }
-            changed.push((rows::run_key(ino, run_of(first)), run.encode(), refs));
+            changed.push((key, run.encode(), refs, preserved));
         }
+        // A copy that is to be made begins here: its own row as it is now.
+        let copy_row = match &state.copy_wanted {
+            Some((_, table, key)) => Some(self.view(state).get(*table, key)?),
+            None => None,
+        };
         // Nothing fails from here on.
-        for (key, row, refs) in changed {
+        for (key, row, refs, preserved) in changed {
+            if let Some(preserved) = preserved {
+                state.preserve(preserved);
+            }
             let layer = &mut state.pending;
             layer.set(Table::Cmap, key, Some(Some(row)));
             for (name, change) in refs {
@@ -216,6 +226,10 @@ impl Shared {
         let layer = Arc::new(std::mem::take(&mut state.pending));
         state.frozen = Some(layer.clone());
         state.epoch += 1;
+        if let (Some((base, ..)), Some(row)) = (state.copy_wanted.take(), copy_row) {
+            state.begin_copying(base);
+            state.copy_begun = Some(row);
+        }
         Ok(Frozen {
             layer,
             epoch: state.epoch - 1,
@@ -268,6 +282,9 @@ impl Shared {
             let mut after = None;
             if refs_now > 0 {
                 let new = encoded.get(name).filter(|_| before.is_none() || chunk.heal);
+                // A frame from elsewhere, where there is none that can be read.
+                let lacks = before.as_ref().is_none_or(|row| row.lost);
+                let adopted = frozen.layer.adopted.get(name).filter(|_| lacks);
                 after = match (&before, new, frozen.fresh.get(name)) {
                     (_, Some((value, kind)), Some(plain)) => Some(ChunkRow {
                         lost: false,
@@ -277,6 +294,15 @@ impl Shared {
                         kind: *kind,
                         class: Class::Hot,
                         value: value.clone(),
+                    }),
+                    _ if adopted.is_some() => adopted.map(|adopted| ChunkRow {
+                        lost: false,
+                        plain_len: adopted.plain_len,
+                        refs: refs_now,
+                        time: now,
+                        kind: adopted.kind,
+                        class: adopted.class,
+                        value: adopted.value.clone(),
                     }),
                     (Some(row), ..) => Some(ChunkRow {
                         refs: refs_now,

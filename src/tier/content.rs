@@ -147,7 +147,7 @@ impl Op<'_> {
         if before == name {
             return Ok(());
         }
-        self.set_run(ino, run_of(index), &run);
+        self.set_run(ino, run_of(index), &run)?;
         for (name, change) in [(name, 1), (before, -1)] {
             if let Some(name) = name {
                 self.add_refs(name, change);
@@ -156,9 +156,12 @@ impl Op<'_> {
         Ok(())
     }
 
-    fn set_run(&mut self, ino: u64, run: u64, row: &Run) {
+    fn set_run(&mut self, ino: u64, run: u64, row: &Run) -> Result<()> {
+        let key = rows::run_key(ino, run);
+        self.preserve(Table::Cmap, &key)?;
         let value = (!row.is_empty()).then(|| row.encode());
-        self.set_row(Table::Cmap, rows::run_key(ino, run), value);
+        self.set_row(Table::Cmap, key, value);
+        Ok(())
     }
 
     /// Makes a chunk dirty with bytes `at..at + data.len()` replaced.
@@ -279,7 +282,7 @@ impl Op<'_> {
                         self.add_refs(name, -1);
                     }
                 }
-                self.set_run(ino, number, &row);
+                self.set_run(ino, number, &row)?;
                 run = number;
             }
             match run.checked_add(1) {

@@ -22,7 +22,9 @@ mod check;
 mod collect;
 mod commit;
 mod content;
+mod copying;
 mod drain;
+mod frames;
 mod idle;
 mod ledger;
 mod op;
@@ -47,7 +49,9 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Space, Store, Table};
 
 pub use check::{Check, check};
+pub use copying::{Cursor, SPACE, SPACE_TABLES, SPACES, base_of, space_of};
 pub use drain::DrainProgress;
+pub use frames::{Frame, chunks_of_row, model_of_frame};
 pub use op::Op;
 pub use repair::{Repair, Writer, each_row, repair, strays};
 pub use rows::{RUN, Run, parse_run_key, run_key};
@@ -141,6 +145,13 @@ struct State {
     unsure: bool,
     /// Someone waits for a commit.
     urgent: bool,
+    /// A copy of all rows that is being made.
+    copying: Option<copying::Copying>,
+    /// One that shall begin with the next freeze: the first number of its
+    /// space, and a row that its maker wants as it is at that moment.
+    copy_wanted: Option<(u64, Table, Vec<u8>)>,
+    /// It has begun; the row.
+    copy_begun: Option<Option<Vec<u8>>>,
     /// Commits begun, and which of them failed last, why and when.
     attempts: u64,
     failed: u64,
@@ -156,7 +167,7 @@ struct State {
 impl State {
     fn has_pending(&self) -> bool {
         let nothing = self.pending.is_empty() && self.dirty.is_empty() && self.swaps.is_empty();
-        !nothing || self.unsure
+        !nothing || self.unsure || self.copy_wanted.is_some()
     }
 
     /// Bytes of memory that wait for a commit.
@@ -272,6 +283,9 @@ impl Tier {
                 durable: epoch,
                 unsure: false,
                 urgent: false,
+                copying: None,
+                copy_wanted: None,
+                copy_begun: None,
                 attempts: 0,
                 failed: 0,
                 failure: None,
@@ -359,6 +373,32 @@ impl Tier {
     /// returns. Concurrent callers share one commit.
     pub fn sync(&self) -> Result<()> {
         self.shared.sync()
+    }
+
+    /// Begins a copy of all rows of inodes into an empty space (see
+    /// [`SPACE`]); it will show them as they are at one moment during this
+    /// call. Returns the row `key` of `table` as it was then. One copy at a
+    /// time; [`copy_some`](Self::copy_some) must follow, and at last
+    /// [`end_copy`](Self::end_copy).
+    pub fn begin_copy(&self, space: u32, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.shared.begin_copy(space, (table, key))
+    }
+
+    /// Copies at most `limit` more rows and says how many; `None`: all are
+    /// copied. After an error the copy is of no use.
+    pub fn copy_some(&self, limit: usize) -> Result<Option<u64>> {
+        self.shared.copy_some(limit)
+    }
+
+    /// Ends a copy, whole or not.
+    pub fn end_copy(&self) {
+        self.shared.end_copy();
+    }
+
+    /// The frame of a chunk as it rests; only the store's own checksum is
+    /// looked at.
+    pub fn frame(&self, name: &ChunkId) -> Result<Frame> {
+        self.shared.frame(name)
     }
 
     /// Waits until every chunk that is stored by now is coded cold and the

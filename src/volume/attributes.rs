@@ -187,6 +187,9 @@ impl Volume {
     /// Notes that the content was looked at. What is read matters more than
     /// the time: nobody waits for this, and no failure is reported.
     pub(super) fn touch(&self, ino: u64) {
+        if snapshots::is_fixed(ino) {
+            return;
+        }
         let touched = self.core.tier.try_run(|op| {
             let mut change = self.core.change(op);
             let mut inode = change.inode(ino)?;

@@ -7,6 +7,7 @@ use crate::store::Table;
 use crate::tier::Op;
 
 use super::rows::{self, Counters, Dirent, Inode, SAME_HASH, Stamp};
+use super::snapshots::{self, SNAPSHOTS, is_fixed};
 use super::types::{FileType, InodeFlags, NAME_MAX, XATTR_MAX};
 use super::{Core, Volume};
 
@@ -68,9 +69,16 @@ impl Volume {
 }
 
 impl Change<'_, '_> {
-    fn row(&self, ino: u64) -> Result<Option<Inode>> {
-        let row = self.op.get(Table::Inode, &rows::inode_key(ino))?;
-        row.map(|row| Inode::decode(&row)).transpose()
+    pub(super) fn row(&self, ino: u64) -> Result<Option<Inode>> {
+        if ino == SNAPSHOTS {
+            return self.snapshots_inode().map(Some);
+        }
+        let Some(row) = self.op.get(Table::Inode, &rows::inode_key(ino))? else {
+            return Ok(None);
+        };
+        let mut inode = Inode::decode(&row)?;
+        inode.parent = snapshots::parent_in(ino, &inode);
+        Ok(Some(inode))
     }
 
     /// An inode that lives: it has a name or is held.
@@ -101,6 +109,9 @@ impl Change<'_, '_> {
     /// A directory whose entries may be changed.
     pub fn dir_to_change(&self, ino: u64, removes: bool) -> Result<Inode> {
         let inode = self.dir(ino)?;
+        if is_fixed(ino) {
+            return Err(Error::ReadOnly);
+        }
         if inode.nlink == 0 {
             return Err(Error::NotFound);
         }
@@ -124,7 +135,11 @@ impl Change<'_, '_> {
         }
     }
 
+    /// Every change of an inode comes here, and so no snapshot is changed.
     pub fn put(&mut self, ino: u64, inode: &Inode) -> Result<()> {
+        if is_fixed(ino) {
+            return Err(Error::ReadOnly);
+        }
         self.op
             .put(Table::Inode, rows::inode_key(ino), inode.encode())
     }
@@ -153,10 +168,12 @@ impl Change<'_, '_> {
     pub fn add_inode(&mut self, inode: &Inode) -> Result<u64> {
         let mut counters = self.counters()?;
         let ino = counters.next_ino;
-        let next = counters.next_ino.checked_add(1);
-        counters.next_ino = next.ok_or_else(|| {
-            Error::Corrupt("the volume's row says that all inode numbers are used".into())
-        })?;
+        if is_fixed(ino) {
+            return Err(Error::Corrupt(
+                "the volume's row says that all inode numbers are used".into(),
+            ));
+        }
+        counters.next_ino += 1;
         counters.count(inode, 1);
         self.put_counters(&counters)?;
         self.put(ino, inode)?;
@@ -166,7 +183,10 @@ impl Change<'_, '_> {
     /// The entry of a name. Names with the same hash lie side by side.
     pub fn find(&self, parent: u64, name: &[u8]) -> Result<Option<Dirent>> {
         let same_hash = self.same_hash(parent, name)?;
-        Ok(same_hash.into_iter().find(|entry| entry.name == name))
+        match same_hash.into_iter().find(|entry| entry.name == name) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.find_snapshots(parent, name),
+        }
     }
 
     fn same_hash(&self, parent: u64, name: &[u8]) -> Result<Vec<Dirent>> {

@@ -22,6 +22,11 @@ impl Change<'_, '_> {
                 file_type: FileType::Directory,
             })
             .collect();
+        if ino == SNAPSHOTS {
+            let left = limit - entries.len();
+            entries.extend(self.snapshot_entries(cookie.saturating_add(1), left)?);
+            return Ok(entries);
+        }
         let start = rows::dirent_place(ino, cookie.saturating_add(1).max(FIRST_COOKIE));
         let end = ino.checked_add(1).map(rows::inode_key);
         let end = end.as_ref().map(|key| key.as_slice());

@@ -27,6 +27,13 @@ impl Core {
         self.held.lock().entry(ino).or_default().opens += 1;
     }
 
+    /// Whether any inode with a number in a range has handles.
+    pub(super) fn is_any_open(&self, range: std::ops::Range<u64>) -> bool {
+        let held = self.held.lock();
+        held.iter()
+            .any(|(ino, held)| range.contains(ino) && held.opens > 0)
+    }
+
     /// The inode has lost its last name. Says whether it is held; then it is
     /// freed when it is let go.
     pub(super) fn mark_orphan(&self, ino: u64) -> bool {
@@ -69,6 +76,9 @@ impl Change<'_, '_> {
         let truncates = flags.contains(OpenFlags::TRUNCATE);
         let writes = flags.contains(OpenFlags::WRITE) || truncates;
         let appends = flags.contains(OpenFlags::APPEND) && !truncates;
+        if writes && snapshots::is_fixed(ino) {
+            return Err(Error::ReadOnly);
+        }
         if writes && inode.flags.contains(InodeFlags::IMMUTABLE)
             || writes && !appends && inode.flags.contains(InodeFlags::APPEND)
         {

@@ -31,8 +31,10 @@ mod paths;
 mod reaper;
 mod repair;
 mod rows;
+mod snapshots;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod types;
 mod xattr;
 
@@ -53,6 +55,8 @@ use rows::{Counters, Inode};
 
 pub use acl::is_acl;
 pub use repair::{adopt, paths, repair};
+pub use snapshots::{SNAPSHOTS, SNAPSHOTS_NAME, Snapshot, check_snapshot_name};
+pub use transfer::{Incoming, Receiving, SentSnapshot};
 pub use types::{
     AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, Mode, NAME_MAX, OpenFlags,
     Options, ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags,
@@ -80,6 +84,8 @@ struct Core {
     held: Mutex<HashMap<u64, Held>>,
     /// The last name that was searched for.
     placed: Mutex<Option<paths::Place>>,
+    /// Held while a snapshot is made, removed or rolled back to.
+    making: Mutex<()>,
     reaper: Queue,
 }
 
@@ -96,6 +102,7 @@ impl Volume {
             let mut counters = Counters {
                 next_ino: ROOT + 1,
                 totals: Totals::default(),
+                next_space: 0,
             };
             counters.count(&root, 1);
             op.put(Table::Meta, rows::VOLUME, counters.encode())?;
@@ -117,8 +124,21 @@ impl Volume {
             options,
             held: Mutex::default(),
             placed: Mutex::default(),
+            making: Mutex::default(),
             reaper: Mutex::default(),
         });
+        let rolling = core.tier.run(|op| op.get(Table::Meta, rows::ROLL_BACK))?;
+        match (rolling, options.read_only) {
+            (None, _) => {}
+            (Some(_), false) => core.finish_roll_back(&mut |_| ())?,
+            (Some(_), true) => {
+                return Err(Error::Other(
+                    "the volume is half rolled back to a snapshot; mounting the store, or \
+                     `laconicfs drain` of it, finishes that"
+                        .into(),
+                ));
+            }
+        }
         let reaper = Reaper::start(core.clone())?;
         Ok(Arc::new(Volume {
             core,

@@ -51,6 +51,9 @@ impl Change<'_, '_> {
     fn entry_to_change(&self, parent: u64, name: &[u8]) -> Result<(Dirent, Inode)> {
         self.dir_to_change(parent, true)?;
         let entry = self.find(parent, name)?.ok_or(Error::NotFound)?;
+        if snapshots::is_fixed(entry.ino) {
+            return Err(Error::ReadOnly);
+        }
         let inode = self.entry_inode(&entry)?;
         let fixed = InodeFlags::IMMUTABLE | InodeFlags::APPEND;
         match inode.flags.intersects(fixed) {

@@ -2,6 +2,7 @@
 
 use super::rows::Dirent;
 use super::*;
+use crate::tier::SPACE;
 
 /// Entries looked through by one operation.
 const PAGE: usize = 1024;
@@ -49,6 +50,14 @@ impl Volume {
     }
 
     fn place(&self, ino: u64) -> Result<Option<Place>> {
+        if snapshots::is_fixed(ino) && ino % SPACE <= ROOT {
+            let found = self.look(|change| change.snapshot_path(ino))?;
+            return Ok(found.map(|name| Place {
+                ino,
+                parent: ROOT,
+                name,
+            }));
+        }
         let parent = self.look(|change| match change.inode(ino) {
             Ok(inode) => Ok((inode.nlink > 0).then_some(inode.parent)),
             Err(Error::NotFound) => Ok(None),

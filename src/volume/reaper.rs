@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::store::Table;
+use crate::tier::SPACE;
 
 use super::{Core, rows};
 
@@ -108,9 +109,11 @@ pub(super) type Queue = Mutex<Option<Sender<Job>>>;
 fn reap(core: &Core, jobs: &Receiver<Job>, closing: &AtomicBool) -> Result<()> {
     let mut left = PIECES_AT_CLOSE;
     let mut from = Vec::new();
+    core.remove_dead_snapshots(&|| !closing.load(Ordering::SeqCst))?;
     loop {
         let tier = &core.tier;
-        let page = tier.run(|op| op.scan(Table::Orphan, &from, None, PAGE))?;
+        let page =
+            tier.run(|op| op.scan(Table::Orphan, &from, Some(&SPACE.to_be_bytes()), PAGE))?;
         for (key, _) in &page {
             reap_one(core, rows::parse_ino(key)?, closing, &mut left);
         }

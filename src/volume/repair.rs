@@ -8,10 +8,11 @@ use std::time::SystemTime;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Store, Table};
-use crate::tier::{self, RUN, Run, Writer, each_row};
+use crate::tier::{self, RUN, Run, SPACE, Writer, each_row, space_of};
 
 use super::ROOT;
-use super::rows::{self, Counters, Dirent, Inode};
+use super::rows::{self, Counters, Dirent, Inode, SnapshotRow};
+use super::snapshots::{SNAPSHOTS_NAME, is_fixed};
 use super::types::{FileType, Totals};
 
 /// The name of chunks whose names are lost: no bytes have this hash.
@@ -49,9 +50,11 @@ struct State<'a> {
     chunk_size: u64,
 }
 
-/// Makes the rows of a volume agree with each other; values are not looked
-/// at, [`tier::repair`] does that afterwards. Returns what was put in order,
-/// in words. Nobody else may use the store meanwhile.
+/// Makes the rows of a volume agree with each other; snapshots stay as they
+/// are, but for parts of chunk maps that cannot be read, and rows of snapshots
+/// that are none go. Values are not looked at, [`tier::repair`] does that
+/// afterwards. Returns what was put in order, in words. Nobody else may use
+/// the store meanwhile.
 pub fn repair(store: &dyn Store, chunk_size: u64) -> Result<Vec<String>> {
     let mut state = State {
         store,
@@ -64,6 +67,7 @@ pub fn repair(store: &dyn Store, chunk_size: u64) -> Result<Vec<String>> {
         more: 0,
         chunk_size,
     };
+    state.drop_stray_spaces()?;
     let orphans = state.read_orphans()?;
     state.read_inodes()?;
     state.see_to_root();
@@ -128,11 +132,44 @@ impl State<'_> {
         Inode::new(file_type, mode, uid, gid, SystemTime::now().into())
     }
 
+    /// Rows of snapshots that have no row themselves.
+    fn drop_stray_spaces(&mut self) -> Result<()> {
+        let mut known = HashSet::from([0]);
+        let mut stray = Vec::new();
+        each_row(self.store, Table::Meta, |key, row| {
+            if let Ok(space) = rows::parse_snapshot_key(key) {
+                match SnapshotRow::decode(row) {
+                    Ok(_) => drop(known.insert(space)),
+                    Err(error @ Error::NewerFormat { .. }) => return Err(error),
+                    Err(_) => stray.push((Table::Meta, key.to_vec())),
+                }
+            }
+            Ok(())
+        })?;
+        for table in tier::SPACE_TABLES {
+            each_row(self.store, table, |key, _| {
+                match rows::parse_ino(key) {
+                    Ok(ino) if !known.contains(&space_of(ino)) => stray.push((table, key.to_vec())),
+                    _ => {}
+                }
+                Ok(())
+            })?;
+        }
+        if !stray.is_empty() {
+            self.say(format!("{} rows of no snapshot, dropped", stray.len()));
+        }
+        for (table, key) in stray {
+            self.writer.delete(table, &key)?;
+        }
+        self.writer.flush()
+    }
+
     fn read_orphans(&mut self) -> Result<BTreeSet<u64>> {
         let mut orphans = BTreeSet::new();
         let mut malformed = Vec::new();
         each_row(self.store, Table::Orphan, |key, row| {
             match rows::parse_ino(key) {
+                Ok(ino) if is_fixed(ino) => {}
                 Ok(ino) if key.len() == 8 && row == rows::ORPHAN => drop(orphans.insert(ino)),
                 _ => malformed.push(key.to_vec()),
             }
@@ -150,6 +187,9 @@ impl State<'_> {
         let (inodes, before) = (&mut self.inodes, &mut self.before);
         each_row(self.store, Table::Inode, |key, row| {
             let ino = rows::parse_ino(key).unwrap_or(0);
+            if is_fixed(ino) {
+                return Ok(());
+            }
             match Inode::decode(row) {
                 Err(error @ Error::NewerFormat { .. }) => return Err(error),
                 Ok(inode) if key.len() == 8 && ino >= ROOT => {
@@ -187,6 +227,9 @@ impl State<'_> {
                 changes.push((key.to_vec(), None, "a chunk map without file".into()));
                 return Ok(());
             };
+            if is_fixed(ino) && Run::decode(row).is_ok() {
+                return Ok(());
+            }
             let file = self.inodes.get(&ino);
             if file.is_some_and(|inode| inode.file_type != FileType::Regular) {
                 changes.push((
@@ -205,7 +248,10 @@ impl State<'_> {
                 changes.push((key.to_vec(), Some(run.clone()), what));
                 run
             });
-            let first = u64::from(number) * RUN;
+            if is_fixed(ino) {
+                return Ok(());
+            }
+            let first = number * RUN;
             if let Some(inode) = file.filter(|inode| inode.nlink > 0 || !orphans.contains(&ino)) {
                 let mut behind = false;
                 for index in first..first + RUN {
@@ -256,6 +302,9 @@ impl State<'_> {
         let cookies = &mut self.cookies;
         let mut dirs = HashSet::new();
         each_row(self.store, Table::Dirent, |key, row| {
+            if rows::parse_ino(key).is_ok_and(is_fixed) {
+                return Ok(());
+            }
             let decoded = rows::parse_ino(key).and_then(|p| Ok((p, Dirent::decode(key, row)?)));
             let (parent, entry) = match decoded {
                 Err(error @ Error::NewerFormat { .. }) => return Err(error),
@@ -421,6 +470,19 @@ impl State<'_> {
         kept.max(last + 1)
     }
 
+    fn next_space(&self) -> Result<u32> {
+        let mut next = self
+            .kept_counters()
+            .map_or(0, |counters| counters.next_space);
+        each_row(self.store, Table::Meta, |key, _| {
+            if let Ok(space) = rows::parse_snapshot_key(key) {
+                next = next.max(space.saturating_add(1));
+            }
+            Ok(())
+        })?;
+        Ok(next)
+    }
+
     fn kept_counters(&self) -> Option<Counters> {
         let row = self.store.get(Table::Meta, rows::VOLUME).ok().flatten()?;
         Counters::decode(&row).ok()
@@ -485,7 +547,9 @@ impl State<'_> {
         let mut dropped = Vec::new();
         each_row(self.store, Table::Xattr, |key, _| {
             match rows::parse_ino(key) {
-                Ok(ino) if self.inodes.contains_key(&ino) => *counts.entry(ino).or_default() += 1,
+                Ok(ino) if is_fixed(ino) || self.inodes.contains_key(&ino) => {
+                    *counts.entry(ino).or_default() += 1
+                }
                 _ => dropped.push(key.to_vec()),
             }
             Ok(())
@@ -496,6 +560,22 @@ impl State<'_> {
         }
         for (ino, inode) in &mut self.inodes {
             inode.xattrs = counts.get(ino).copied().unwrap_or(0);
+        }
+        // Of snapshots this much is put in order: values can be lost.
+        let mut changed = Vec::new();
+        each_row(self.store, Table::Inode, |key, row| {
+            let ino = rows::parse_ino(key).unwrap_or(0);
+            if let (true, Ok(mut inode)) = (is_fixed(ino), Inode::decode(row)) {
+                let counted = counts.get(&ino).copied().unwrap_or(0);
+                if std::mem::replace(&mut inode.xattrs, counted) != counted {
+                    changed.push((key.to_vec(), inode.encode()));
+                }
+            }
+            Ok(())
+        })?;
+        for (key, row) in changed {
+            self.say(format!("inode {key:02x?} of a snapshot lost an attribute"));
+            self.writer.put(Table::Inode, &key, row)?;
         }
         Ok(())
     }
@@ -530,6 +610,7 @@ impl State<'_> {
         let mut counters = Counters {
             next_ino: self.next_ino(),
             totals: Totals::default(),
+            next_space: self.next_space()?,
         };
         let mut changed = 0u64;
         for (ino, inode) in &self.inodes {
@@ -598,22 +679,31 @@ pub fn paths(store: &dyn Store) -> Result<HashMap<u64, PathBuf>> {
         }
         Ok(())
     })?;
+    let mut snapshots = HashMap::new();
+    each_row(store, Table::Meta, |key, row| {
+        if let (Ok(space), Ok(row)) = (rows::parse_snapshot_key(key), SnapshotRow::decode(row)) {
+            snapshots.insert(tier::base_of(space) + ROOT, row.name);
+        }
+        Ok(())
+    })?;
     let mut paths = HashMap::new();
     for ino in names.keys() {
         let (mut parts, mut at) = (Vec::new(), *ino);
         // A damaged tree may have circles.
-        while at != ROOT && parts.len() < 4096 {
+        while at % SPACE != ROOT && parts.len() < 4096 {
             let Some((parent, name)) = names.get(&at) else {
                 break;
             };
             parts.push(std::ffi::OsStr::from_bytes(name));
             at = *parent;
         }
-        if at == ROOT {
-            let path = parts
-                .iter()
-                .rev()
-                .fold(PathBuf::from("/"), |path, part| path.join(part));
+        if at % SPACE == ROOT {
+            let mut root = PathBuf::from("/");
+            if let Some(name) = snapshots.get(&at) {
+                root.push(std::ffi::OsStr::from_bytes(SNAPSHOTS_NAME));
+                root.push(name);
+            }
+            let path = parts.iter().rev().fold(root, |path, part| path.join(part));
             paths.insert(*ino, path);
         }
     }

@@ -5,6 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 
 use super::types::{FileType, InodeFlags, NAME_MAX, Totals};
+use crate::tier::{base_of, space_of};
+
+/// Name of the `Meta` row that is there while the volume is rolled back.
+pub const ROLL_BACK: &[u8] = b"v.rollback";
+
+/// What names of the `Meta` rows of snapshots begin with.
+const SNAPSHOT: &[u8] = b"v.snapshot.";
 
 /// Name of the `Meta` row with [`Counters`]; its presence makes a volume.
 pub const VOLUME: &[u8] = b"v.volume";
@@ -159,7 +166,7 @@ impl Inode {
     }
 
     pub fn decode(row: &[u8]) -> Result<Self> {
-        let mut row = Fields::upto("an inode", row, VERSION_LONG)?;
+        let (mut row, _) = Fields::versioned("an inode", row, VERSION_LONG)?;
         let code = row.u8()?;
         let file_type = FileType::from_code(code).ok_or_else(|| row.damaged())?;
         let inode = Self {
@@ -243,11 +250,14 @@ pub fn dirent_row(ino: u64, file_type: FileType) -> Vec<u8> {
 }
 
 impl Dirent {
+    /// In a snapshot's space, the number of the inode is moved there too.
     pub fn decode(key: &[u8], row: &[u8]) -> Result<Self> {
         let mut row = Fields::new("a directory entry", row)?;
         let code = row.u8()?;
         let file_type = FileType::from_code(code).ok_or_else(|| row.damaged())?;
         let ino = row.u64()?;
+        let base = parse_ino(key).map_or(0, |parent| base_of(space_of(parent)));
+        let ino = ino.checked_add(base).ok_or_else(|| row.damaged())?;
         match key.split_at_checked(16) {
             Some((place, name)) if row.rest.is_empty() => Ok(Self {
                 cookie: parse_ino(&place[8..])?,
@@ -272,12 +282,22 @@ pub fn xattr_key(ino: u64, name: &[u8]) -> Vec<u8> {
 pub struct Counters {
     pub next_ino: u64,
     pub totals: Totals,
+    /// The next space to give to a snapshot; 0 if there never was one.
+    pub next_space: u32,
 }
+
+/// The version of the counters' row once there was a snapshot: programs that
+/// do not know of snapshots must not change the volume any more.
+const WITH_SNAPSHOTS: u8 = 2;
 
 impl Counters {
     pub fn encode(&self) -> Vec<u8> {
         let totals = &self.totals;
-        let mut row = vec![VERSION];
+        let version = match self.next_space {
+            0 => VERSION,
+            _ => WITH_SNAPSHOTS,
+        };
+        let mut row = vec![version];
         for word in [
             self.next_ino,
             totals.files,
@@ -287,12 +307,15 @@ impl Counters {
         ] {
             row.extend_from_slice(&word.to_be_bytes());
         }
+        if self.next_space > 0 {
+            row.extend_from_slice(&self.next_space.to_be_bytes());
+        }
         row
     }
 
     pub fn decode(row: &[u8]) -> Result<Self> {
-        let mut row = Fields::new("the volume", row)?;
-        let counters = Self {
+        let (mut row, version) = Fields::versioned("the volume", row, WITH_SNAPSHOTS)?;
+        let mut counters = Self {
             next_ino: row.u64()?,
             totals: Totals {
                 files: row.u64()?,
@@ -300,7 +323,11 @@ impl Counters {
                 others: row.u64()?,
                 bytes: row.u64()?,
             },
+            next_space: 0,
         };
+        if version == WITH_SNAPSHOTS {
+            counters.next_space = row.u32()?;
+        }
         match row.rest.is_empty() {
             true => Ok(counters),
             false => Err(row.damaged()),
@@ -324,6 +351,116 @@ impl Counters {
     }
 }
 
+/// How far a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SnapshotState {
+    /// Rows are being copied; removed when the volume is opened again.
+    Making = 0,
+    Whole = 1,
+    /// Rows are being removed.
+    Removing = 2,
+    /// Rows come from a stream; waits for the rest of it.
+    Receiving = 3,
+}
+
+/// A row of `Meta` that describes a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRow {
+    pub state: SnapshotState,
+    pub created: Stamp,
+    /// Drawn when it was made.
+    pub id: [u8; 16],
+    pub totals: Totals,
+    pub name: String,
+    /// How far a stream has been received: table and key of its last row.
+    pub received: Option<(u8, Vec<u8>)>,
+}
+
+pub fn snapshot_key(space: u32) -> Vec<u8> {
+    [SNAPSHOT, &space.to_be_bytes()].concat()
+}
+
+/// The inverse of [`snapshot_key`].
+pub fn parse_snapshot_key(key: &[u8]) -> Result<u32> {
+    match key.strip_prefix(SNAPSHOT).map(<[u8; 4]>::try_from) {
+        Some(Ok(space)) => Ok(u32::from_be_bytes(space)),
+        _ => Err(Error::Corrupt("the key of a snapshot is malformed".into())),
+    }
+}
+
+/// The row of [`ROLL_BACK`]: the space that the volume shall equal.
+pub fn roll_back_row(space: u32) -> Vec<u8> {
+    [&[VERSION][..], &space.to_be_bytes()].concat()
+}
+
+/// The inverse of [`roll_back_row`].
+pub fn parse_roll_back(row: &[u8]) -> Result<u32> {
+    let mut row = Fields::new("a roll back", row)?;
+    row.u32()
+}
+
+impl SnapshotRow {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut row = vec![VERSION, self.state as u8];
+        row.extend_from_slice(&self.created.seconds.to_be_bytes());
+        row.extend_from_slice(&self.created.nanoseconds.to_be_bytes());
+        row.extend_from_slice(&self.id);
+        let Totals {
+            files,
+            directories,
+            others,
+            bytes,
+        } = self.totals;
+        for word in [files, directories, others, bytes] {
+            row.extend_from_slice(&word.to_be_bytes());
+        }
+        // Checked where it was given: 200 bytes at most.
+        row.push(self.name.len() as u8);
+        row.extend_from_slice(self.name.as_bytes());
+        if let Some((table, key)) = &self.received {
+            row.push(*table);
+            row.extend_from_slice(key);
+        }
+        row
+    }
+
+    pub fn decode(row: &[u8]) -> Result<Self> {
+        let mut row = Fields::new("a snapshot", row)?;
+        let state = match row.u8()? {
+            0 => SnapshotState::Making,
+            1 => SnapshotState::Whole,
+            2 => SnapshotState::Removing,
+            3 => SnapshotState::Receiving,
+            _ => return Err(row.damaged()),
+        };
+        let (created, id) = (row.stamp()?, row.take()?);
+        let totals = Totals {
+            files: row.u64()?,
+            directories: row.u64()?,
+            others: row.u64()?,
+            bytes: row.u64()?,
+        };
+        let len = usize::from(row.u8()?);
+        let (name, rest) = row
+            .rest
+            .split_at_checked(len)
+            .ok_or_else(|| row.damaged())?;
+        let name = String::from_utf8(name.to_vec()).map_err(|_| row.damaged())?;
+        let received = rest
+            .split_first()
+            .map(|(table, key)| (*table, key.to_vec()));
+        Ok(Self {
+            state,
+            created,
+            id,
+            totals,
+            name,
+            received,
+        })
+    }
+}
+
 /// The fields of a row, from its front.
 struct Fields<'a> {
     what: &'static str,
@@ -333,19 +470,20 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Checks and takes the version.
     fn new(what: &'static str, rest: &'a [u8]) -> Result<Self> {
-        Self::upto(what, rest, VERSION)
+        Self::versioned(what, rest, VERSION).map(|(row, _)| row)
     }
 
-    fn upto(what: &'static str, rest: &'a [u8], known: u8) -> Result<Self> {
+    /// The same where versions up to `known` are, and which one it is.
+    fn versioned(what: &'static str, rest: &'a [u8], known: u8) -> Result<(Self, u8)> {
         let mut row = Self { what, rest };
         match row.u8()? {
             0 => Err(row.damaged()),
-            found if found > known => Err(Error::NewerFormat {
+            found if found <= known => Ok((row, found)),
+            found => Err(Error::NewerFormat {
                 what: what.into(),
                 found: found.into(),
                 known: known.into(),
             }),
-            _ => Ok(row),
         }
     }
 
@@ -449,11 +587,63 @@ mod tests {
                 others: 4,
                 bytes: 5,
             },
+            next_space: 0,
         };
         let golden = "01\
             00000000000000010000000000000002000000000000000300000000000000040000000000000005";
         assert_eq!(hex(&counters.encode()), golden);
         assert_eq!(Counters::decode(&counters.encode()).unwrap(), counters);
+    }
+
+    /// The rows of volumes with snapshots, as they must be read for ever.
+    #[test]
+    fn rows_of_snapshots() {
+        let totals = Totals {
+            files: 2,
+            directories: 3,
+            others: 4,
+            bytes: 5,
+        };
+        let counters = Counters {
+            next_ino: 1,
+            totals,
+            next_space: 6,
+        };
+        let golden = "02\
+            00000000000000010000000000000002000000000000000300000000000000040000000000000005\
+            00000006";
+        assert_eq!(hex(&counters.encode()), golden);
+        assert_eq!(Counters::decode(&counters.encode()).unwrap(), counters);
+        let mut row = SnapshotRow {
+            state: SnapshotState::Whole,
+            created: stamp(8, 9),
+            id: [7; 16],
+            totals,
+            name: "day".into(),
+            received: None,
+        };
+        let golden = "0101000000000000000800000009\
+            07070707070707070707070707070707\
+            0000000000000002000000000000000300000000000000040000000000000005\
+            03646179";
+        assert_eq!(hex(&row.encode()), golden);
+        assert_eq!(SnapshotRow::decode(&row.encode()).unwrap(), row);
+        row.received = Some((3, vec![0xab, 0xcd]));
+        row.state = SnapshotState::Receiving;
+        assert_eq!(
+            hex(&row.encode()),
+            golden.replacen("0101", "0103", 1) + "03abcd"
+        );
+        assert_eq!(SnapshotRow::decode(&row.encode()).unwrap(), row);
+        assert!(SnapshotRow::decode(&row.encode()[..50]).is_err());
+        assert_eq!(hex(&snapshot_key(1)), "762e736e617073686f742e00000001");
+        assert_eq!(parse_snapshot_key(&snapshot_key(77)).unwrap(), 77);
+        assert_eq!(hex(&roll_back_row(5)), "0100000005");
+        assert_eq!(parse_roll_back(&roll_back_row(5)).unwrap(), 5);
+        // Entries of a snapshot lead into its space.
+        let key = dirent_key(base_of(2) + 5, 200, b"x");
+        let entry = Dirent::decode(&key, &dirent_row(6, FileType::Fifo)).unwrap();
+        assert_eq!(entry.ino, base_of(2) + 6);
     }
 
     #[test]
@@ -496,6 +686,7 @@ mod tests {
         let mut counters = Counters {
             next_ino: 9,
             totals: Totals::default(),
+            next_space: 0,
         };
         for change in [1, 1, 1, -1, -1, -1] {
             counters.count(&inode, change);

@@ -132,6 +132,8 @@ impl State {
 #[derive(Clone)]
 pub struct Journal {
     history: Vec<State>,
+    /// The file that was written to reach each state, if that is how.
+    written: Vec<Option<u64>>,
     /// Every state before this one is overwritten for good.
     acknowledged: usize,
     /// The same for the content of single files.
@@ -142,6 +144,7 @@ impl Journal {
     pub fn new(base: State) -> Self {
         Self {
             history: vec![base],
+            written: vec![None],
             acknowledged: 0,
             synced: BTreeMap::new(),
         }
@@ -153,6 +156,13 @@ impl Journal {
 
     /// Notes an operation before it begins: it may be seen from then on.
     pub fn begin(&mut self, next: State) {
+        self.history.push(next);
+        self.written.push(None);
+    }
+
+    /// The same for a write, which the kernel may hand on in parts.
+    pub fn begin_write(&mut self, next: State, name: &str) {
+        self.written.push(Some(next.names[name]));
         self.history.push(next);
     }
 
@@ -185,34 +195,40 @@ impl Journal {
     /// Whether `found` may be there after a crash. `strict` when every write
     /// went to the daemon at once.
     pub fn explains(&self, found: &State, strict: bool) -> Result<(), String> {
-        let possible = &self.history[self.acknowledged..];
-        let named: Vec<_> = possible.iter().filter(|s| s.same_names(found)).collect();
-        if named.is_empty() {
-            let (first, last) = (&possible[0], self.now());
-            return Err(format!(
-                "no moment since the last fsync has these names:\n found        {}\n \
-                 acknowledged {}\n last         {}",
-                describe(found),
-                describe(first),
-                describe(last)
-            ));
-        }
-        let mut complaint = String::new();
-        for state in named {
-            match self.same_contents(state, found, strict) {
-                Ok(()) => return Ok(()),
-                Err(why) => complaint = why,
+        let mut complaint = None;
+        for at in self.acknowledged..self.history.len() {
+            if self.history[at].same_names(found) {
+                match self.same_contents(at, found, strict) {
+                    Ok(()) => return Ok(()),
+                    Err(why) => complaint = Some(format!("state {at}: {why}")),
+                }
             }
         }
-        Err(complaint)
+        let why = complaint.unwrap_or("no moment since the last fsync has these names".into());
+        Err(format!(
+            "{why}; of {} states the first that may be seen is {}\n found        {}\n \
+             acknowledged {}\n last         {}",
+            self.history.len(),
+            self.acknowledged,
+            describe(found),
+            describe(&self.history[self.acknowledged]),
+            describe(self.now())
+        ))
     }
 
-    fn same_contents(&self, state: &State, found: &State, strict: bool) -> Result<(), String> {
+    fn same_contents(&self, at: usize, found: &State, strict: bool) -> Result<(), String> {
+        let state = &self.history[at];
         for (name, id) in &found.names {
             let node = &found.nodes[id];
             let known = state.names[name];
             let expected = &state.nodes[&known];
             if node.hash == expected.hash {
+                continue;
+            }
+            if self.written[at] == Some(known)
+                && let Some(before) = self.history[at - 1].nodes.get(&known)
+                && is_begun(&node.content, &before.content, &expected.content)
+            {
                 continue;
             }
             if strict || node.is_link {
@@ -237,6 +253,14 @@ impl Journal {
 
 /// What was acknowledged at one moment.
 pub struct Marks(usize, BTreeMap<u64, usize>);
+
+/// Whether a write that makes `after` of `before` may have come as far as this.
+fn is_begun(found: &[u8], before: &[u8], after: &[u8]) -> bool {
+    (0..=after.len()).step_by(PAGE).any(|done| {
+        let rest = before.get(done..).unwrap_or(&[]);
+        found.len() == done + rest.len() && found[..done] == after[..done] && &found[done..] == rest
+    })
+}
 
 /// Whether each page of `found` is that of one of the versions.
 fn pages_of_versions(found: &[u8], versions: &[&Node]) -> Result<(), String> {
@@ -322,4 +346,19 @@ fn a_journal_explains_what_may_be_and_nothing_else() {
     assert!(journal.explains(&state(&new, "d0/a"), false).is_err());
     let earlier = journal.acknowledged_as(&before);
     earlier.explains(&state(&old, "d0/a"), true).unwrap();
+    // A write may be seen as far as it had come, but nothing else may.
+    let begun = [vec![3; PAGE], vec![2; PAGE]].concat();
+    assert!(earlier.explains(&state(&begun, "d0/a"), true).is_err());
+    let mut journal = Journal::new(state(&old, "d0/a"));
+    journal.begin_write(state(&new, "d0/a"), "d0/a");
+    journal.explains(&state(&begun, "d0/a"), true).unwrap();
+    journal
+        .explains(&state(&new[..2 * PAGE], "d0/a"), true)
+        .unwrap();
+    assert!(journal.explains(&state(&mixed, "d0/a"), true).is_err());
+    assert!(
+        journal
+            .explains(&state(&new[..PAGE], "d0/a"), true)
+            .is_err()
+    );
 }

@@ -85,6 +85,20 @@ impl<'a> Client<'a> {
         call()
     }
 
+    /// Notes a write at `at` of a file, then does it.
+    fn put(
+        &self,
+        name: &str,
+        at: usize,
+        data: &[u8],
+        call: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut next = self.now();
+        self.content(name, |content| put(content, at, data))(&mut next);
+        self.journal.lock().begin_write(next, name);
+        call()
+    }
+
     /// Syncs and notes that it was acknowledged.
     fn sync(&self, name: &str, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let (len, file) = {
@@ -205,10 +219,9 @@ impl<'a> Client<'a> {
         let most = FILE_MAX.saturating_sub(len).min(9000);
         let data = text(self.fresh(), most);
         let path = self.path(name);
-        self.perform(
-            self.content(name, |content| content.extend_from_slice(&data)),
-            || OpenOptions::new().append(true).open(path)?.write_all(&data),
-        )
+        self.put(name, len, &data, || {
+            OpenOptions::new().append(true).open(path)?.write_all(&data)
+        })
     }
 
     /// As an editor does: a new file, synced, over the old one.
