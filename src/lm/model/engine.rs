@@ -14,7 +14,7 @@ use crate::kernel::{
 };
 
 /// Rows (steps times lanes) that go through a layer at once.
-const ROWS: usize = 128;
+const ROWS: usize = 64;
 /// Rows of which the head's sums are kept at once.
 const HEAD_ROWS: usize = 32;
 /// The most bytes of keys and values of a state.
