@@ -83,9 +83,6 @@ pub fn scrub(
     Ok(damaged)
 }
 
-/// A frame, where it is to be decoded, and the length of its plain bytes.
-type Fetched = (Option<Vec<u8>>, u32);
-
 /// Returns the lengths of the plain bytes.
 fn verify(store: &dyn Store, codec: &Codec, depth: Depth, rows: &[Row]) -> Vec<Result<u64>> {
     let fetch = |(key, row): &Row| {
@@ -100,12 +97,13 @@ fn verify(store: &dyn Store, codec: &Codec, depth: Depth, rows: &[Row]) -> Vec<R
             Depth::Chunks => (Some(store.value(&row.value)?), row.plain_len),
         })
     };
-    let frames: Vec<Result<Fetched>> = rows.iter().map(fetch).collect();
+    let frames: Vec<Result<_>> = rows.iter().map(fetch).collect();
     let coded: Vec<Coded> = (frames.iter().flatten())
         .filter_map(|(frame, plain_len)| Some((frame.as_deref()?, *plain_len as usize)))
         .collect();
     let mut plains = codec.decode_many(&coded).into_iter();
-    let compare = |((key, _), frame): (&Row, Result<Fetched>)| {
+    type Fetched = Result<(Option<Vec<u8>>, u32)>;
+    let compare = |((key, _), frame): (&Row, Fetched)| {
         let (frame, plain_len) = frame?;
         if frame.is_some() {
             let plain = plains.next().unwrap_or(Err(Error::Stale))?;
