@@ -12,13 +12,13 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use parking_lot::{Condvar, Mutex};
 
 use crate::codec::Kind;
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Table};
 
 use super::commit::{Swap, now_ms};
+use super::handover::Demand;
 use super::rows::{self, ChunkRow};
 use super::{Health, Plain, Shared, idle};
 
@@ -47,46 +47,6 @@ const AHEAD: u64 = 3_600_000;
 
 /// Rows read from the queue at a time.
 const PAGE: usize = 64;
-
-/// What the leader and those who wait for it tell each other.
-#[derive(Default)]
-pub(super) struct Control {
-    state: Mutex<ControlState>,
-    /// To the leader: look again. From the leader: something has changed.
-    bell: Condvar,
-    /// One drain on demand at a time.
-    demand: Mutex<()>,
-}
-
-#[derive(Default)]
-struct ControlState {
-    stop: bool,
-    /// The queue may hold something new.
-    rung: bool,
-    /// Take everything committed up to this time, quiet or not.
-    forced: Option<u64>,
-    /// How a forced drain ended.
-    ended: Option<Result<()>>,
-    progress: DrainProgress,
-}
-
-impl Control {
-    /// Ends the leader soon.
-    pub fn stop(&self) {
-        self.state.lock().stop = true;
-        self.bell.notify_all();
-    }
-
-    /// There may be something to do.
-    pub fn ring(&self) {
-        self.state.lock().rung = true;
-        self.bell.notify_all();
-    }
-
-    pub fn stopped(&self) -> bool {
-        self.state.lock().stop
-    }
-}
 
 /// A chunk to be coded.
 struct Job {
@@ -144,7 +104,7 @@ impl Shared {
             return Err(Error::ReadOnly);
         }
         let _mine = loop {
-            match self.drain.demand.try_lock_for(REPORT) {
+            match self.demand.try_lock_for(REPORT) {
                 Some(guard) => break guard,
                 None if !progress(&DrainProgress::default()) => return Ok(()),
                 None => {}
@@ -152,36 +112,21 @@ impl Shared {
         };
         self.sync()?;
         let hot = self.state.lock().counters.class(Class::Hot);
-        {
-            let mut control = self.drain.state.lock();
-            control.progress = DrainProgress {
-                chunks_total: hot.chunks,
-                plain_total: hot.plain,
-                ..DrainProgress::default()
-            };
-            control.forced = Some(now_ms());
-            control.ended = None;
-        }
-        self.drain.bell.notify_all();
+        let begun = DrainProgress {
+            chunks_total: hot.chunks,
+            plain_total: hot.plain,
+            ..DrainProgress::default()
+        };
+        let demand = self.drain.ask(now_ms(), begun);
         loop {
-            let (now, ended) = {
-                let mut control = self.drain.state.lock();
-                if control.ended.is_none() && !control.stop {
-                    self.drain.bell.wait_for(&mut control, REPORT);
-                }
-                let ended = match control.stop {
-                    true => Some(Err(Error::Other("the volume is being closed".into()))),
-                    false => control.ended.take(),
-                };
-                (control.progress, ended)
-            };
-            let go_on = progress(&now);
+            let ended = self.drain.outcome(demand, REPORT);
+            let go_on = progress(&self.drain.progress(|progress| *progress));
             if let Some(result) = ended {
                 result?;
                 break;
             }
             if !go_on {
-                self.drain.state.lock().forced = None;
+                self.drain.withdraw(demand);
                 return Ok(());
             }
         }
@@ -235,8 +180,8 @@ impl<'scope, 'env> Leader<'scope, 'env> {
 
     fn lead(mut self) {
         while !self.shared.drain.stopped() {
-            let forced = self.shared.drain.state.lock().forced;
-            let result = self.pass(forced);
+            let demand = self.shared.drain.demand();
+            let result = self.pass(demand);
             // Until the next pass the queue is read from its beginning.
             self.page.clear();
             self.from.clear();
@@ -246,54 +191,38 @@ impl<'scope, 'env> Leader<'scope, 'env> {
                 Ok(None) => {}
                 Err(error) => log::warn!("the drain pauses: {error}"),
             }
-            let mut control = self.shared.drain.state.lock();
-            if forced.is_some() && control.forced == forced {
-                control.forced = None;
-                control.ended = Some(result.map(drop));
-                self.shared.drain.bell.notify_all();
+            if let Some(demand) = demand {
+                self.shared.drain.answer(demand, result.map(drop));
             }
-            drop(control);
             if self.collected.elapsed() > LOOK {
                 self.collect();
             }
-            let mut control = self.shared.drain.state.lock();
             // Commits ring often; there is nothing new before `wait` is over
             // unless someone asks or the queue was empty.
-            let until = Instant::now() + wait.max(Duration::from_millis(50));
-            while !control.stop && control.forced.is_none() {
-                if control.rung && wait == LOOK {
-                    break;
-                }
-                if self
-                    .shared
-                    .drain
-                    .bell
-                    .wait_until(&mut control, until)
-                    .timed_out()
-                {
-                    break;
-                }
-            }
-            control.rung = false;
+            let within = wait.max(Duration::from_millis(50));
+            self.shared.drain.rest(within, wait == LOOK);
         }
     }
 
     /// Codes all chunks that are due and waits until that is durable. Returns
     /// how long the next chunk in the queue will stay quiet.
-    fn pass(&mut self, forced: Option<u64>) -> Result<Option<Duration>> {
+    fn pass(&mut self, demand: Option<Demand>) -> Result<Option<Duration>> {
         let quiet = self.shared.options.quiet.as_millis() as u64;
-        if forced.is_none() && self.shared.options.drain_threads == 0 {
+        if demand.is_none() && self.shared.options.drain_threads == 0 {
             return Ok(None);
         }
         let mut next = None;
         let mut outcome = Ok(());
         loop {
-            let upto = forced.unwrap_or_else(|| now_ms().saturating_sub(quiet));
+            let upto = match demand {
+                Some(demand) => demand.upto,
+                None => now_ms().saturating_sub(quiet),
+            };
             // When one thing fails, no more is begun, but what the coders have
             // is waited for.
             let stop = outcome.is_err()
                 || self.shared.drain.stopped()
-                || (forced.is_some() && self.shared.drain.state.lock().forced != forced);
+                || (demand.is_some() && self.shared.drain.demand() != demand);
             while !stop && self.busy < 2 * self.coders.max(1) {
                 match self.next_job(upto) {
                     Ok(Next::Job(job)) => self.give(*job),
@@ -380,15 +309,15 @@ impl<'scope, 'env> Leader<'scope, 'env> {
 
     fn fail(&mut self, name: ChunkId) {
         self.failed.insert(name);
-        let mut control = self.shared.drain.state.lock();
-        let progress = &mut control.progress;
-        progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
+        self.shared.drain.progress(|progress| {
+            progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
+        });
     }
 
     fn give(&mut self, job: Job) {
         if self.coders == 0 {
             let wanted = match self.shared.options.drain_threads {
-                0 => crate::parallel::available(),
+                0 => crate::parallel::available().min(self.shared.options.decoders),
                 threads => threads,
             };
             for _ in 0..wanted {
@@ -429,14 +358,14 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         };
         self.shared.submit(swap);
         self.swapped = true;
-        let mut control = self.shared.drain.state.lock();
-        let progress = &mut control.progress;
-        progress.stored_before += row.stored_len();
-        progress.stored_after += frame.len() as u64;
-        // Chunks that were written after the drain began do not count.
-        progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
-        progress.plain_done =
-            (progress.plain_done + u64::from(row.plain_len)).min(progress.plain_total);
+        self.shared.drain.progress(|progress| {
+            progress.stored_before += row.stored_len();
+            progress.stored_after += frame.len() as u64;
+            // Chunks that were written after the drain began do not count.
+            progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
+            progress.plain_done =
+                (progress.plain_done + u64::from(row.plain_len)).min(progress.plain_total);
+        });
         Ok(())
     }
 

@@ -23,6 +23,7 @@ mod collect;
 mod commit;
 mod content;
 mod drain;
+mod handover;
 mod idle;
 mod ledger;
 mod op;
@@ -208,7 +209,9 @@ struct Shared {
     /// Logs that collecting could not empty, with their live bytes then. Held
     /// while logs are collected, by one thread at a time.
     stuck: Mutex<HashMap<u64, u64>>,
-    drain: drain::Control,
+    drain: handover::Handover,
+    /// One drain on demand at a time.
+    demand: Mutex<()>,
     /// When space was last looked for in vain.
     futile: Mutex<Option<Instant>>,
 }
@@ -252,7 +255,8 @@ impl Tier {
             readers: Mutex::default(),
             decoders: read::Decoders::new(options.decoders),
             ahead: read::Pool::new(options.decode_threads),
-            drain: drain::Control::default(),
+            drain: handover::Handover::new(),
+            demand: Mutex::default(),
             store,
             codec,
             options,
