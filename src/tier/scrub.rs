@@ -127,7 +127,7 @@ pub(super) fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Dama
                 continue;
             };
             for slot in 0..rows::RUN {
-                let index = run * rows::RUN + slot;
+                let index = run.saturating_mul(rows::RUN).saturating_add(slot);
                 let damage = row.get(index).and_then(|name| damaged.get_mut(&name));
                 if let Some(damage) = damage {
                     damage.places.push((ino, index));
