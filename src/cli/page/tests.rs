@@ -63,8 +63,9 @@ fn sums_are_those_of_the_store() {
     );
     let ratios: u64 = survey.ratios.iter().map(|ratio| ratio.plain).sum();
     assert_eq!(ratios, survey.total.plain);
-    // Noise does not shrink.
-    assert_eq!(survey.ratios.last().unwrap().plain, 50_000);
+    // Noise does not shrink, nor does the shortest of the files.
+    let rigid = survey.ratios.last().unwrap().plain;
+    assert!((50_000..51_000).contains(&rigid), "{rigid}");
     let gains = gains(&whole);
     assert!(
         gains.iter().any(|gain| gain.what.contains("wait")),
