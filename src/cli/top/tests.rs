@@ -39,6 +39,8 @@ fn report() -> Report {
         ],
         references: 0,
         referenced: 0,
+        snapshots: 0,
+        in_snapshots: 0,
         queue: Queue {
             chunks: 16,
             plain: 1 << 20,
