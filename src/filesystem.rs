@@ -196,7 +196,10 @@ impl FileSystem {
             }
             opened => opened?,
         };
-        for (hash, _) in dir.models()? {
+        let own = dir.properties().model.as_deref();
+        let own = own.and_then(|hex| blake3::Hash::from_hex(hex).ok());
+        let there = dir.models()?.into_iter().map(|(hash, _)| hash);
+        for hash in there.chain(own) {
             if let (Err(_), Some(bytes)) = (dir.model(&hash), embedded(&hash)) {
                 dir.put_model(bytes)?;
             }

@@ -9,14 +9,14 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// What is always there.
-const BASE: u64 = 32 << 20;
+/// What is always there; 48 MiB of it are the database's.
+const BASE: u64 = 80 << 20;
 
 /// What a thread takes at most while it codes or decodes a chunk.
 const CODER: u64 = 12 << 20;
 
 /// The least that works.
-pub const LEAST: u64 = 64 << 20;
+pub const LEAST: u64 = 128 << 20;
 
 const MIB: u64 = 1 << 20;
 
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_shares_are_within_the_whole() {
-        for total in [64, 65, 100, 128, 300, 1024, 6000, 1 << 20] {
+        for total in [128, 129, 200, 300, 1024, 6000, 1 << 20] {
             for processors in [0, 1, 2, 64, 500] {
                 let budget = Budget::split(total * MIB, processors).unwrap();
                 let sum = BASE
@@ -146,8 +146,8 @@ mod tests {
         }
         let large = Budget::split(8 << 30, 2).unwrap();
         assert!(large.cache > 7 << 30 && large.coders == 2);
-        let small = Budget::split(63 * MIB, 2).unwrap_err().to_string();
-        assert!(small.contains("at least 64 MiB"), "{small}");
+        let small = Budget::split(127 * MIB, 2).unwrap_err().to_string();
+        assert!(small.contains("at least 128 MiB"), "{small}");
     }
 
     #[test]

@@ -294,8 +294,8 @@ fn use_it(volume: &Volume) {
         let _ = volume.rename(dir, b"link", ROOT, b"link", RenameFlags::empty());
         let _ = volume.remove_dir(ROOT, b"dir");
     }
+    // Not drained: that looks for more work for a fifth of a second.
     let _ = volume.sync();
-    let _ = volume.tier().drain(&mut |_| true);
     read(volume);
 }
 

@@ -116,6 +116,11 @@ pub fn run(args: &FsckArgs, json: bool) -> Result<u8> {
         checked.status |= UNCORRECTED;
     }
     report::emit(json, &checked, || human(&checked))?;
+    match checked.problems.len() {
+        0 => {}
+        1 => super::complain("the store has a problem"),
+        many => super::complain(&format!("the store has {many} problems")),
+    }
     Ok(checked.status)
 }
 

@@ -30,6 +30,7 @@ pub fn errno(error: &Error) -> Errno {
         Error::AccessDenied => Errno::EACCES,
         Error::NotSupported => Errno::EOPNOTSUPP,
         Error::NoData => Errno::ENXIO,
+        Error::NoMemory => Errno::ENOMEM,
         _ => Errno::EIO,
     }
 }

@@ -366,7 +366,12 @@ impl Filesystem for Adapter {
             match self.now.write_file(ino.0, offset, data, flags) {
                 Ok(_) => reply.written(len),
                 Err(Error::WouldBlock) => {
-                    let data = data.to_vec();
+                    let mut kept = Vec::new();
+                    if kept.try_reserve_exact(data.len()).is_err() {
+                        return reply.error(Errno::ENOMEM);
+                    }
+                    kept.extend_from_slice(data);
+                    let data = kept;
                     let op = move |volume: &Volume| volume.write_file(ino.0, offset, &data, flags);
                     self.wait(asked, reply, op, move |reply, _| reply.written(len));
                 }

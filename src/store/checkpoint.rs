@@ -1,7 +1,6 @@
 //! Writing checkpoints while commits go on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -21,7 +20,6 @@ pub struct Pair {
     pub journal: Option<Journal>,
     /// Held by commits, one after the other.
     pub committing: Mutex<()>,
-    stop: AtomicBool,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -31,7 +29,6 @@ impl Pair {
             database,
             journal,
             committing: Mutex::new(()),
-            stop: AtomicBool::new(false),
             writer: Mutex::default(),
         })
     }
@@ -53,9 +50,6 @@ impl Pair {
             for (raw_key, value) in &page {
                 let (table, key) = split(raw_key)?;
                 checkpoint.put(table, key, value)?;
-            }
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::Other("the store is being closed".into()));
             }
             match page.last() {
                 Some((last, _)) if page.len() == PAGE => from = [last.as_slice(), &[0]].concat(),
@@ -93,12 +87,6 @@ impl Pair {
             Ok(thread) => *writer = Some(thread),
             Err(error) => log::warn!("a checkpoint of the journal was put off: {error}"),
         }
-    }
-
-    /// Ends the thread.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.wait();
     }
 
     /// Waits for a checkpoint that is being written.

@@ -193,8 +193,15 @@ impl Journal {
 
     /// Whether commits have grown beyond what a checkpoint costs.
     pub fn wants_checkpoint(&self) -> bool {
-        let state = self.state.lock();
-        state.since > state.checkpoint.max(state.due)
+        let need = {
+            let state = self.state.lock();
+            if state.since <= state.checkpoint.max(state.due) {
+                return false;
+            }
+            state.since + state.checkpoint
+        };
+        // It frees space, but takes some first.
+        durable::disk_space(&self.directory).is_ok_and(|(available, ..)| available > 2 * need)
     }
 
     #[cfg(test)]
@@ -358,7 +365,11 @@ impl Checkpoint<'_> {
 impl Drop for Checkpoint<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.journal.state.lock().since += self.before;
+            let mut state = self.journal.state.lock();
+            state.since += self.before;
+            // Not at once again.
+            state.due = state.due.max(2 * state.since);
+            drop(state);
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -170,13 +170,22 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
         let Some(database) = &older else {
             return Ok(());
         };
-        let mut from = Vec::new();
+        let (mut from, mut limit) = (vec![0], 64);
         loop {
-            let page = match database.page(&from, 64) {
+            let page = match database.page(&from, limit) {
                 Ok(page) => page,
+                // As close to the damage as it goes, and then over it.
+                Err(_) if limit > 1 => {
+                    limit = 1;
+                    continue;
+                }
                 Err(error) => {
                     unreadable = Some(format!("rows of the database cannot be read: {error}"));
-                    return Ok(());
+                    let Some(next) = behind_damage(database, &from) else {
+                        return Ok(());
+                    };
+                    (from, limit) = (next, 64);
+                    continue;
                 }
             };
             for (raw_key, value) in &page {
@@ -190,7 +199,23 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
         }
     })?;
     missing.extend(unreadable);
+    let stamped = older
+        .as_ref()
+        .is_some_and(|database| database.stamp().epoch > 0);
+    if stamped && sound.is_none() {
+        missing.push("the rows of the database do not add up".into());
+    }
     missing.extend(survey.problems.iter().cloned());
+    let reached = survey.seen.max(sound.unwrap_or(0));
+    if let Seal::Broken { epoch, .. } = Seal::look(root, there)?
+        && epoch > reached
+    {
+        missing.push(format!(
+            "the commits {} to {epoch} are in neither database nor journal: an earlier state \
+             is what is left",
+            reached + 1
+        ));
+    }
     if lost > 0 {
         missing.push(format!("{lost} pieces of the journal cannot be read"));
     }
@@ -198,17 +223,25 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
     Ok(missing)
 }
 
-/// Puts the salvaged rows in the place of the database, and begins the journal
-/// anew. Returns what is known to be missing.
+/// A key not far behind one at which rows cannot be read, from which on they
+/// can be.
+fn behind_damage(database: &Database, from: &[u8]) -> Option<Vec<u8>> {
+    (1..=from.len().min(16)).rev().find_map(|len| {
+        let (last, before) = from[..len].split_last()?;
+        let next = [before, &[last.checked_add(1)?]].concat();
+        // The table's byte is never the last there is.
+        database.page(&next, 1).is_ok().then_some(next)
+    })
+}
+
+/// Puts the salvaged rows in the place of the database. Returns what is known
+/// to be missing. The journal stays as it is: the rows count as a commit behind
+/// all that it has, and so the next writer begins it anew.
 pub fn salvage_in_place(root: &Path, uuid: &str) -> Result<Vec<String>> {
     finish_refresh(root)?;
     let missing = salvage_into(root, uuid, &root.join("db"), &root.join("db.new"))?;
     durable::sync_directory(root)?;
     Seal::remove(root)?;
-    // A journal that does not fit is worse than none: a crash from here on
-    // leaves a database that proves itself, and a journal behind it.
-    remove_directory(&root.join(JOURNAL))?;
-    durable::sync_directory(root)?;
     swap_in_fresh(root)?;
     Ok(missing)
 }

@@ -247,7 +247,7 @@ impl Store for SledStore {
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        self.rows.stop();
+        self.rows.wait();
         let epoch = self.rows.database.stamp().epoch;
         let fine = self.rows.database.close();
         if fine

@@ -414,6 +414,11 @@ impl Shared {
                 chunks.entry(*name).or_default().heal = true;
             }
         }
+        // Written where they stood already, which changes no count: of interest
+        // if they were lost.
+        for name in frozen.fresh.keys() {
+            chunks.entry(*name).or_default();
+        }
         for (name, chunk) in &mut chunks {
             if let Some(row) = self.store.get(Table::Chunk, &name.0)? {
                 let row = ChunkRow::decode(&row)?;
@@ -421,6 +426,7 @@ impl Shared {
                 chunk.row = Some(row);
             }
         }
+        chunks.retain(|_, chunk| chunk.refs != 0 || chunk.heal || !chunk.swaps.is_empty());
         Ok(chunks)
     }
 

@@ -312,8 +312,10 @@ impl Op<'_> {
         for piece in pieces(size, offset, data.len()) {
             let bytes = &data[piece.from..piece.from + piece.len];
             if piece.len == size {
-                let key = (ino, piece.index);
-                self.set_dirty(key, Some(Arc::new(bytes.to_vec())));
+                let mut whole = Vec::new();
+                whole.try_reserve_exact(size).map_err(|_| Error::NoMemory)?;
+                whole.extend_from_slice(bytes);
+                self.set_dirty((ino, piece.index), Some(Arc::new(whole)));
             } else {
                 self.edit(ino, piece.index, piece.at, bytes)?;
             }

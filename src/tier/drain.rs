@@ -12,13 +12,13 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use parking_lot::{Condvar, Mutex};
 
 use crate::codec::{Kind, ModelId, TOGETHER, Wanted};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Table};
 
 use super::commit::{Swap, now_ms};
+use super::handover::Demand;
 use super::rows::{self, ChunkRow};
 use super::rules::{OwnLoad, Rest, Surroundings};
 use super::{Health, Plain, Shared, idle};
@@ -81,57 +81,14 @@ const GROUP_BYTES: usize = 1 << 20;
 /// Rows read from the queue at a time.
 const PAGE: usize = 64;
 
-/// What the leader and those who wait for it tell each other.
+/// What the drain does, and what it has done.
 #[derive(Default)]
-pub(super) struct Control {
-    state: Mutex<ControlState>,
-    /// To the leader: look again. From the leader: something has changed.
-    bell: Condvar,
-    /// One drain on demand at a time.
-    demand: Mutex<()>,
-}
-
-#[derive(Default)]
-struct ControlState {
-    stop: bool,
-    /// The queue may hold something new.
-    rung: bool,
-    /// Take everything committed up to this time, quiet or not.
-    forced: Option<u64>,
-    /// How a forced drain ended.
-    ended: Option<Result<()>>,
-    progress: DrainProgress,
+pub(super) struct Working {
     /// Without `rate`, which follows from `recent`.
     now: DrainState,
     /// For how long the drain had worked when it had done each of its last
     /// chunks, and the chunk's plain bytes.
     recent: VecDeque<(Duration, u64)>,
-}
-
-impl Control {
-    /// Ends the leader soon.
-    pub fn stop(&self) {
-        self.state.lock().stop = true;
-        self.bell.notify_all();
-    }
-
-    pub fn pause(&self, paused: bool) {
-        let mut state = self.state.lock();
-        state.now.paused = paused;
-        state.rung = true;
-        drop(state);
-        self.bell.notify_all();
-    }
-
-    /// There may be something to do.
-    pub fn ring(&self) {
-        self.state.lock().rung = true;
-        self.bell.notify_all();
-    }
-
-    pub fn stopped(&self) -> bool {
-        self.state.lock().stop
-    }
 }
 
 /// A chunk to be coded.
@@ -197,27 +154,29 @@ impl Shared {
     /// Has a coder rest for what is not its share of the time, unless someone
     /// waits.
     fn take_breath(&self, worked: Duration) {
-        let until = Instant::now() + self.options.rules.pause_after(worked);
-        let mut control = self.drain.state.lock();
-        while !control.stop && control.forced.is_none() && Instant::now() < until {
-            self.drain.bell.wait_until(&mut control, until);
-        }
+        self.drain.breathe(self.options.rules.pause_after(worked));
+    }
+
+    /// See [`Tier::pause_drain`](super::Tier::pause_drain).
+    pub(super) fn pause_drain(&self, paused: bool) {
+        self.working.lock().now.paused = paused;
+        self.drain.ring();
     }
 
     /// See [`Tier::drain_state`](super::Tier::drain_state).
     pub(super) fn drain_state(&self) -> DrainState {
-        let control = self.drain.state.lock();
-        let mut now = control.now.clone();
+        let working = self.working.lock();
+        let mut now = working.now.clone();
         if self.options.read_only {
             now.rest = Some(Rest::ReadOnly);
         }
         // The first of the last chunks only says when the others began.
         if let (Some((from, first)), Some((to, _))) =
-            (control.recent.front(), control.recent.back())
-            && control.recent.len() > FEW
+            (working.recent.front(), working.recent.back())
+            && working.recent.len() > FEW
             && to > from
         {
-            let plain: u64 = control.recent.iter().map(|(_, plain)| plain).sum();
+            let plain: u64 = working.recent.iter().map(|(_, plain)| plain).sum();
             now.rate = Some((plain - first) as f64 / (*to - *from).as_secs_f64());
         }
         now
@@ -226,7 +185,7 @@ impl Shared {
     /// Threads that code.
     pub(super) fn coders(&self) -> usize {
         match self.options.drain_threads {
-            0 => crate::parallel::available(),
+            0 => crate::parallel::available().min(self.options.decoders),
             threads => threads,
         }
     }
@@ -249,7 +208,7 @@ impl Shared {
             return Err(Error::ReadOnly);
         }
         let _mine = loop {
-            match self.drain.demand.try_lock_for(REPORT) {
+            match self.demand.try_lock_for(REPORT) {
                 Some(guard) => break guard,
                 None if !progress(&DrainProgress::default()) => return Ok(()),
                 None => {}
@@ -257,36 +216,21 @@ impl Shared {
         };
         self.sync()?;
         let hot = self.state.lock().counters.class(Class::Hot);
-        {
-            let mut control = self.drain.state.lock();
-            control.progress = DrainProgress {
-                chunks_total: hot.chunks,
-                plain_total: hot.plain,
-                ..DrainProgress::default()
-            };
-            control.forced = Some(now_ms());
-            control.ended = None;
-        }
-        self.drain.bell.notify_all();
+        let begun = DrainProgress {
+            chunks_total: hot.chunks,
+            plain_total: hot.plain,
+            ..DrainProgress::default()
+        };
+        let demand = self.drain.ask(now_ms(), begun);
         loop {
-            let (now, ended) = {
-                let mut control = self.drain.state.lock();
-                if control.ended.is_none() && !control.stop {
-                    self.drain.bell.wait_for(&mut control, REPORT);
-                }
-                let ended = match control.stop {
-                    true => Some(Err(Error::Other("the volume is being closed".into()))),
-                    false => control.ended.take(),
-                };
-                (control.progress, ended)
-            };
-            let go_on = progress(&now);
+            let ended = self.drain.outcome(demand, REPORT);
+            let go_on = progress(&self.drain.progress(|progress| *progress));
             if let Some(result) = ended {
                 result?;
                 break;
             }
             if !go_on {
-                self.drain.state.lock().forced = None;
+                self.drain.withdraw(demand);
                 return Ok(());
             }
         }
@@ -353,7 +297,7 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         if self.shared.options.drain_threads == 0 {
             return Some(Rest::Disabled);
         }
-        if self.shared.drain.state.lock().now.paused {
+        if self.shared.working.lock().now.paused {
             return Some(Rest::Paused);
         }
         let now = Instant::now();
@@ -368,21 +312,21 @@ impl<'scope, 'env> Leader<'scope, 'env> {
 
     /// Notes what it does now, and the time in which it worked.
     fn say(&mut self, rest: Option<Rest>) {
-        let mut control = self.shared.drain.state.lock();
+        let mut working = self.shared.working.lock();
         let now = Instant::now();
         if let Some(since) = self.busy_since.take() {
-            control.now.worked += now - since;
+            working.now.worked += now - since;
         }
         if self.busy > 0 {
             self.busy_since = Some(now);
         }
-        control.now.rest = rest;
+        working.now.rest = rest;
     }
 
     fn lead(mut self) {
         while !self.shared.drain.stopped() {
-            let forced = self.shared.drain.state.lock().forced;
-            let result = self.pass(forced);
+            let demand = self.shared.drain.demand();
+            let result = self.pass(demand);
             // Until the next pass the queue is read from its beginning.
             self.page.clear();
             self.from.clear();
@@ -392,52 +336,36 @@ impl<'scope, 'env> Leader<'scope, 'env> {
                 Ok(None) => {}
                 Err(error) => log::warn!("the drain pauses: {error}"),
             }
-            let mut control = self.shared.drain.state.lock();
-            if forced.is_some() && control.forced == forced {
-                control.forced = None;
-                control.ended = Some(result.map(drop));
-                self.shared.drain.bell.notify_all();
+            if let Some(demand) = demand {
+                self.shared.drain.answer(demand, result.map(drop));
             }
-            drop(control);
             if self.collected.elapsed() > LOOK {
                 self.collect();
             }
-            let mut control = self.shared.drain.state.lock();
             // Commits ring often; there is nothing new before `wait` is over
             // unless someone asks or the queue was empty.
-            let until = Instant::now() + wait.max(Duration::from_millis(50));
-            while !control.stop && control.forced.is_none() {
-                if control.rung && wait == LOOK {
-                    break;
-                }
-                if self
-                    .shared
-                    .drain
-                    .bell
-                    .wait_until(&mut control, until)
-                    .timed_out()
-                {
-                    break;
-                }
-            }
-            control.rung = false;
+            let within = wait.max(Duration::from_millis(50));
+            self.shared.drain.rest(within, wait == LOOK);
         }
     }
 
     /// Codes all chunks that are due and waits until that is durable. Returns
     /// how long the next chunk in the queue will stay quiet.
-    fn pass(&mut self, forced: Option<u64>) -> Result<Option<Duration>> {
+    fn pass(&mut self, demand: Option<Demand>) -> Result<Option<Duration>> {
         let quiet = self.shared.options.rules.quiet.as_millis() as u64;
         let mut next = None;
         let mut outcome = Ok(());
         let rest = loop {
-            let upto = forced.unwrap_or_else(|| now_ms().saturating_sub(quiet));
+            let upto = match demand {
+                Some(demand) => demand.upto,
+                None => now_ms().saturating_sub(quiet),
+            };
             // When one thing fails, no more is begun, but what the coders have
             // is waited for.
             let stop = outcome.is_err()
                 || self.shared.drain.stopped()
-                || (forced.is_some() && self.shared.drain.state.lock().forced != forced);
-            let rest = match forced {
+                || (demand.is_some() && self.shared.drain.demand() != demand);
+            let rest = match demand {
                 Some(_) => None,
                 None => self.may_not(),
             };
@@ -545,9 +473,9 @@ impl<'scope, 'env> Leader<'scope, 'env> {
 
     fn fail(&mut self, name: ChunkId) {
         self.failed.insert(name);
-        let mut control = self.shared.drain.state.lock();
-        let progress = &mut control.progress;
-        progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
+        self.shared.drain.progress(|progress| {
+            progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
+        });
     }
 
     fn give(&mut self, job: Job) {
@@ -593,27 +521,29 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         };
         self.shared.submit(swap);
         self.swapped = true;
-        let working = self
+        let busy = self
             .busy_since
             .map_or(Duration::ZERO, |since| since.elapsed());
-        let mut control = self.shared.drain.state.lock();
-        let now = &mut control.now;
+        let mut working = self.shared.working.lock();
+        let now = &mut working.now;
         now.chunks += 1;
         now.plain += u64::from(row.plain_len);
         now.stored_before += row.stored_len();
         now.stored_after += frame.len() as u64;
-        let when = now.worked + working;
-        control.recent.push_back((when, row.plain_len.into()));
-        if control.recent.len() > RECENT {
-            control.recent.pop_front();
+        let when = now.worked + busy;
+        working.recent.push_back((when, row.plain_len.into()));
+        if working.recent.len() > RECENT {
+            working.recent.pop_front();
         }
-        let progress = &mut control.progress;
-        progress.stored_before += row.stored_len();
-        progress.stored_after += frame.len() as u64;
-        // Chunks that were written after the drain began do not count.
-        progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
-        progress.plain_done =
-            (progress.plain_done + u64::from(row.plain_len)).min(progress.plain_total);
+        drop(working);
+        self.shared.drain.progress(|progress| {
+            progress.stored_before += row.stored_len();
+            progress.stored_after += frame.len() as u64;
+            // Chunks that were written after the drain began do not count.
+            progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
+            progress.plain_done =
+                (progress.plain_done + u64::from(row.plain_len)).min(progress.plain_total);
+        });
         Ok(())
     }
 

@@ -25,6 +25,7 @@ mod content;
 mod copying;
 mod drain;
 mod frames;
+mod handover;
 mod idle;
 mod ledger;
 mod op;
@@ -231,7 +232,11 @@ struct Shared {
     /// Logs that collecting could not empty, with their live bytes then. Held
     /// while logs are collected, by one thread at a time.
     stuck: Mutex<HashMap<u64, u64>>,
-    drain: drain::Control,
+    drain: handover::Handover,
+    /// What the drain does.
+    working: Mutex<drain::Working>,
+    /// One drain on demand at a time.
+    demand: Mutex<()>,
     /// When space was last looked for in vain.
     futile: Mutex<Option<Instant>>,
     /// Held while chunks are coded again on demand.
@@ -285,7 +290,9 @@ impl Tier {
             readers: Mutex::default(),
             decoders: read::Decoders::new(options.decoders),
             ahead: read::Pool::new(options.decode_threads),
-            drain: drain::Control::default(),
+            drain: handover::Handover::new(),
+            working: Mutex::default(),
+            demand: Mutex::default(),
             recoding: Mutex::default(),
             traffic: Traffic::default(),
             store,
@@ -438,7 +445,7 @@ impl Tier {
     /// Has the drain rest in the background until it is told to go on, or the
     /// store is opened again. A drain on demand works all the same.
     pub fn pause_drain(&self, paused: bool) {
-        self.shared.drain.pause(paused);
+        self.shared.pause_drain(paused);
     }
 
     pub fn is_read_only(&self) -> bool {

@@ -289,7 +289,9 @@ impl Shared {
         len: usize,
     ) -> Result<Vec<u8>, (Error, ChunkId)> {
         let size = self.options.chunk_size;
-        let mut out = Vec::with_capacity(len);
+        let mut out = Vec::new();
+        out.try_reserve_exact(len)
+            .map_err(|_| (Error::NoMemory, ChunkId([0; 32])))?;
         for source in plan {
             // The first chunk begins before the range, the last ends after it.
             let at = ((offset + out.len() as u64) % size as u64) as usize;

@@ -102,7 +102,8 @@ fn verify(store: &dyn Store, codec: &Codec, depth: Depth, rows: &[Row]) -> Vec<R
         .filter_map(|(frame, plain_len)| Some((frame.as_deref()?, *plain_len as usize)))
         .collect();
     let mut plains = codec.decode_many(&coded).into_iter();
-    let compare = |((key, _), frame): (&Row, Result<(Option<Vec<u8>>, u32)>)| {
+    type Fetched = Result<(Option<Vec<u8>>, u32)>;
+    let compare = |((key, _), frame): (&Row, Fetched)| {
         let (frame, plain_len) = frame?;
         if frame.is_some() {
             let plain = plains.next().unwrap_or(Err(Error::Stale))?;
@@ -126,7 +127,7 @@ pub(super) fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Dama
                 continue;
             };
             for slot in 0..rows::RUN {
-                let index = run * rows::RUN + slot;
+                let index = run.saturating_mul(rows::RUN).saturating_add(slot);
                 let damage = row.get(index).and_then(|name| damaged.get_mut(&name));
                 if let Some(damage) = damage {
                     damage.places.push((ino, index));

@@ -251,10 +251,10 @@ impl State<'_> {
             if is_fixed(ino) {
                 return Ok(());
             }
-            let first = number * RUN;
+            let first = number.saturating_mul(RUN);
             if let Some(inode) = file.filter(|inode| inode.nlink > 0 || !orphans.contains(&ino)) {
                 let mut behind = false;
-                for index in first..first + RUN {
+                for index in first..first.saturating_add(RUN) {
                     if index >= inode.size.div_ceil(self.chunk_size) {
                         behind |= run.set(index, None).is_some();
                     }
@@ -266,7 +266,7 @@ impl State<'_> {
                 }
             }
             let sum = counted.entry(ino).or_default();
-            for index in first..first + RUN {
+            for index in first..first.saturating_add(RUN) {
                 if run.get(index).is_some() {
                     sum.chunks += 1;
                     sum.end = index + 1;
@@ -287,7 +287,9 @@ impl State<'_> {
         nameless.sort_unstable();
         for ino in nameless {
             let mut inode = self.now_inode(FileType::Regular, 0o600);
-            inode.size = counted[&ino].end * self.chunk_size;
+            // As far as files go.
+            let size = counted[&ino].end.saturating_mul(self.chunk_size);
+            inode.size = size.min(i64::MAX as u64);
             self.inodes.insert(ino, inode);
             self.say(format!(
                 "the inode of file {ino} is lost: owner, times and exact size with it"
@@ -521,7 +523,11 @@ impl State<'_> {
             let slots = inode.size.div_ceil(self.chunk_size);
             let missing = inode.chunks.saturating_sub(found.chunks);
             let fresh = !self.before.contains_key(ino);
-            if missing > 0 && inode.nlink > 0 && !fresh && slots - found.chunks <= FILLED {
+            if missing > 0
+                && inode.nlink > 0
+                && !fresh
+                && slots.saturating_sub(found.chunks) <= FILLED
+            {
                 fill_holes(self.store, &mut self.writer, *ino, slots)?;
                 said.push(format!(
                     "inode {ino} lost {missing} places of chunks: reading its holes is an error \

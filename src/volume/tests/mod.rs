@@ -4,6 +4,7 @@ mod attributes;
 mod check;
 mod content;
 mod directory;
+mod faults;
 mod handles;
 mod model;
 mod names;
