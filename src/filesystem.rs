@@ -121,7 +121,7 @@ impl FileSystem {
     fn create_in(path: &Path, new: &NewStore) -> Result<()> {
         let properties = Properties {
             chunk_size: u32::try_from(new.chunk_size).unwrap_or(u32::MAX),
-            ..Properties::default()
+            ..Properties::for_disk(path)
         };
         let mut dir = StoreDir::create(path, &properties)?;
         if let Some(bytes) = &new.model {

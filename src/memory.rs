@@ -10,13 +10,13 @@ use std::path::Path;
 use crate::error::{Error, Result};
 
 /// What is always there; 48 MiB of it are the database's.
-const BASE: u64 = 80 << 20;
+const BASE: u64 = 104 << 20;
 
-/// What a thread takes at most while it codes or decodes a chunk.
-const CODER: u64 = 12 << 20;
+/// What a thread takes at most while it codes or decodes chunks, two at a time.
+const CODER: u64 = 28 << 20;
 
 /// The least that works.
-pub const LEAST: u64 = 128 << 20;
+pub const LEAST: u64 = 192 << 20;
 
 const MIB: u64 = 1 << 20;
 
@@ -67,6 +67,20 @@ impl Budget {
     pub fn of_machine() -> Result<Budget> {
         let total = (available() / 4).max(LEAST);
         Self::split(total, crate::parallel::available())
+    }
+}
+
+/// Has the allocator be content with two arenas where the address space is
+/// limited: it takes 64 MiB of addresses for each, and gives every thread one.
+pub fn heed_limits() {
+    #[cfg(target_env = "gnu")]
+    if rustix::process::getrlimit(rustix::process::Resource::As)
+        .current
+        .is_some()
+    {
+        // SAFETY: takes two numbers and changes a setting of the allocator,
+        // which guards it by a lock of its own.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
     }
 }
 
@@ -131,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_shares_are_within_the_whole() {
-        for total in [128, 129, 200, 300, 1024, 6000, 1 << 20] {
+        for total in [192, 193, 250, 300, 1024, 6000, 1 << 20] {
             for processors in [0, 1, 2, 64, 500] {
                 let budget = Budget::split(total * MIB, processors).unwrap();
                 let sum = BASE
@@ -146,8 +160,8 @@ mod tests {
         }
         let large = Budget::split(8 << 30, 2).unwrap();
         assert!(large.cache > 7 << 30 && large.coders == 2);
-        let small = Budget::split(127 * MIB, 2).unwrap_err().to_string();
-        assert!(small.contains("at least 128 MiB"), "{small}");
+        let small = Budget::split(191 * MIB, 2).unwrap_err().to_string();
+        assert!(small.contains("at least 192 MiB"), "{small}");
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub fn serve(
     metrics: Option<&Listen>,
     ready: impl FnOnce() -> bool,
 ) -> Result<()> {
+    crate::memory::heed_limits();
     let (tell, events) = unbounded();
     // Before other threads, and before there is anything to lose.
     watch_signals(tell.clone())?;

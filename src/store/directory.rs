@@ -58,7 +58,25 @@ impl Default for Properties {
     }
 }
 
+/// A value log is at most this part of the disk: what is deleted comes free by
+/// whole logs, and the last one is written to, dead or not.
+const LOG_PART: u64 = 64;
+
 impl Properties {
+    /// What suits a store at `path`, which need not exist yet, on its disk.
+    pub fn for_disk(path: &Path) -> Self {
+        let mut properties = Self::default();
+        let space = path.ancestors().skip(1).find_map(|above| match above {
+            above if above.as_os_str().is_empty() => durable::disk_space(Path::new(".")).ok(),
+            above => durable::disk_space(above).ok(),
+        });
+        if let Some((_, _, size)) = space {
+            let least = 4 * u64::from(properties.chunk_size);
+            properties.log_size = (size / LOG_PART).clamp(least, properties.log_size);
+        }
+        properties
+    }
+
     fn check(&self) -> Result<()> {
         if !self.chunk_size.is_power_of_two() || !(4096..=16 << 20).contains(&self.chunk_size) {
             return Err(Error::Invalid(

@@ -127,14 +127,18 @@ impl Shared {
         // What was deleted is garbage once that is committed. Whether it was
         // shows below.
         let _ = self.sync();
+        let mut usable = false;
         for _ in 0..64 {
             let space = self.look_at_space();
             {
                 let mut state = self.state.lock();
                 state.set_space(space);
-                if state.health == Health::Fine && !self.is_tight(&mut state) {
-                    *futile = None;
-                    return true;
+                usable = state.health == Health::Fine && !self.is_tight(&mut state);
+                // Room for one small change is not enough: whoever asks goes
+                // on writing.
+                let ample = (2 * self.options.dirty_bytes as u64).min(state.space.capacity / 8);
+                if usable && state.room() >= ample {
+                    break;
                 }
             }
             match self.collect(1) {
@@ -145,6 +149,10 @@ impl Shared {
                     break;
                 }
             }
+        }
+        if usable {
+            *futile = None;
+            return true;
         }
         *futile = Some(Instant::now());
         false

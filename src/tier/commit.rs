@@ -496,6 +496,10 @@ impl Shared {
         for (name, plain) in frozen.fresh {
             self.cache.insert(name, plain);
         }
+        // What this commit has made needless may be given back.
+        if let Some(mut futile) = self.futile.try_lock() {
+            *futile = None;
+        }
         let look = {
             let state = self.state.lock();
             // Where one more write buffer would not fit, every commit counts.

@@ -337,7 +337,7 @@ impl Tricky {
     }
 
     fn create(path: &Path) -> Self {
-        Self::on(StoreDir::create(path, &Properties::default()).unwrap())
+        Self::on(StoreDir::create(path, &Properties::for_disk(path)).unwrap())
     }
 
     fn open(path: &Path) -> Self {
