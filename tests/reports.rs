@@ -88,6 +88,10 @@ fn renamed(model: &[u8], old: &str, new: &str) -> Vec<u8> {
         .expect("the model's header holds its name");
     let mut model = model.to_vec();
     model[at + 1..at + 1 + new.len()].copy_from_slice(new.as_bytes());
+    // A model file ends with the hash of what stands before.
+    let body = model.len() - 32;
+    let hash = blake3::hash(&model[..body]);
+    model[body..].copy_from_slice(hash.as_bytes());
     model
 }
 

@@ -14,8 +14,9 @@ use super::exit::{Exit, failure};
 use super::locate::{self, Found};
 use super::report::{self, percent, size};
 use super::stat;
+use crate::codec::Kind;
 use crate::control::Ask;
-use crate::filesystem::{FileSystem, Report, Settings, WholeReport};
+use crate::filesystem::{Chunks, FileSystem, Report, Settings, WholeReport};
 use crate::mount;
 
 #[derive(Args)]
@@ -116,20 +117,19 @@ fn write(file: &Path, text: &str) -> Result<()> {
 /// that are coded gained.
 fn gains(whole: &WholeReport) -> Vec<Gain> {
     let (stat, survey) = (&whole.stat, &whole.survey);
+    // What rests as it is says nothing about what shrinks, on either side.
     let sum = |tier: &str| {
-        let rows = stat.chunks.iter().filter(|row| row.tier == tier);
+        let shrank = |row: &&Chunks| row.tier == tier && row.codec != Kind::Raw.name();
+        let rows = stat.chunks.iter().filter(shrank);
         rows.fold((0, 0), |(plain, stored), row| {
             (plain + row.plain, stored + row.stored)
         })
     };
     let (hot_plain, hot_stored) = sum("hot");
     let (cold_plain, cold_stored) = sum("cold");
-    // Without what a policy holds back.
-    let free_plain = cold_plain.saturating_sub(survey.held_plain);
-    let free_stored = cold_stored.saturating_sub(survey.held_stored);
-    let becomes = |plain: u64| match free_plain {
+    let becomes = |plain: u64| match cold_plain {
         0 => None,
-        _ => Some((plain as f64 * free_stored as f64 / free_plain as f64) as u64),
+        _ => Some((plain as f64 * cold_stored as f64 / cold_plain as f64) as u64),
     };
     let mut gains = Vec::new();
     let mut gain = |what, bytes: Option<u64>, how: String| {

@@ -42,7 +42,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--rule);
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td.text { white-space: normal; text-align: left; min-width: 12rem; }
+ul { margin: 0; padding-left: 1.1rem; } li { margin: .3rem 0; }
 th { font-weight: 600; color: var(--soft); }
 ";
 
@@ -237,15 +237,11 @@ fn to_gain(gains: &[Gain]) -> Markup {
             h2 { "What could still be gained" }
             @if gains.is_empty() { p.soft { "Nothing that is known: everything is coded." } }
             @else {
-                div.scroll {
-                    table {
-                        tr { th { "what" } th { "about" } th { "how" } }
-                        @for gain in gains {
-                            tr {
-                                td { (gain.what) }
-                                td { (size(gain.bytes)) }
-                                td.text { (gain.how) }
-                            }
+                ul {
+                    @for gain in gains {
+                        li {
+                            b { "about " (size(gain.bytes)) } ": " (gain.what)
+                            p.soft { (gain.how) }
                         }
                     }
                 }

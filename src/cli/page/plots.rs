@@ -16,7 +16,7 @@ pub const WEAK: RGBColor = RGBColor(2, 2, 2);
 pub const STRONG: RGBColor = RGBColor(3, 3, 3);
 
 /// Height of a pair of bars.
-const PAIR: u32 = 40;
+const PAIR: u32 = 46;
 
 fn failed<E: std::fmt::Display>(error: E) -> anyhow::Error {
     anyhow!("drawing a plot: {error}")
@@ -44,24 +44,24 @@ pub fn pairs(pairs: &[Pair]) -> Result<String> {
         let root = SVGBackend::with_string(&mut out, (WIDTH, height)).into_drawing_area();
         let longest = pairs.iter().map(|pair| pair.whole.max(pair.part)).max();
         let longest = longest.unwrap_or(1).max(1) as f64;
-        let (left, room) = (110, WIDTH as i32 - 110 - 76);
+        let (left, room) = (110, WIDTH as i32 - 110 - 92);
         let long = |bytes: u64| left + (bytes as f64 / longest * f64::from(room)) as i32;
         for (row, pair) in pairs.iter().enumerate() {
             let top = row as i32 * PAIR as i32;
             let name = Text::new(
                 pair.name.clone(),
-                (left - 8, top + 16),
-                text(14, HPos::Right, VPos::Center),
+                (left - 8, top + 19),
+                text(17, HPos::Right, VPos::Center),
             );
             root.draw(&name).map_err(failed)?;
-            for (bytes, color, y) in [(pair.whole, WEAK, 4), (pair.part, STRONG, 17)] {
-                let bar = [(left, top + y), (long(bytes).max(left + 1), top + y + 11)];
+            for (bytes, color, y) in [(pair.whole, WEAK, 4), (pair.part, STRONG, 21)] {
+                let bar = [(left, top + y), (long(bytes).max(left + 1), top + y + 14)];
                 root.draw(&Rectangle::new(bar, color.filled()))
                     .map_err(failed)?;
                 let amount = Text::new(
                     size(bytes),
-                    (long(bytes) + 5, top + y + 6),
-                    text(11, HPos::Left, VPos::Center),
+                    (long(bytes) + 5, top + y + 7),
+                    text(15, HPos::Left, VPos::Center),
                 );
                 root.draw(&amount).map_err(failed)?;
             }
@@ -79,7 +79,7 @@ pub fn bars(bars: &[(Option<String>, u64)]) -> Result<String> {
         let root = SVGBackend::with_string(&mut out, (WIDTH, height)).into_drawing_area();
         let highest = bars.iter().map(|(_, amount)| *amount).max();
         let highest = highest.unwrap_or(1).max(1);
-        let (top, bottom) = (18, height as i32 - 24);
+        let (top, bottom) = (22, height as i32 - 26);
         let step = f64::from(WIDTH) / bars.len().max(1) as f64;
         for (at, (name, amount)) in bars.iter().enumerate() {
             let x = (at as f64 * step) as i32;
@@ -89,15 +89,15 @@ pub fn bars(bars: &[(Option<String>, u64)]) -> Result<String> {
             root.draw(&Rectangle::new(bar, STRONG.filled()))
                 .map_err(failed)?;
             if *amount == highest {
-                let style = text(11, HPos::Center, VPos::Bottom);
-                let place = ((x + step as i32 / 2).clamp(30, WIDTH as i32 - 30), y - 3);
+                let style = text(15, HPos::Center, VPos::Bottom);
+                let place = ((x + step as i32 / 2).clamp(40, WIDTH as i32 - 40), y - 3);
                 root.draw(&Text::new(size(*amount), place, style))
                     .map_err(failed)?;
             }
             if let Some(name) = name {
-                let style = text(12, HPos::Center, VPos::Top);
+                let style = text(15, HPos::Center, VPos::Top);
                 let place = (
-                    (x + step as i32 / 2).clamp(16, WIDTH as i32 - 20),
+                    (x + step as i32 / 2).clamp(18, WIDTH as i32 - 24),
                     bottom + 6,
                 );
                 root.draw(&Text::new(name.clone(), place, style))
@@ -135,7 +135,7 @@ pub fn lines(moments: &[Moment]) -> Result<String> {
             .margin_right(34)
             .margin_top(8)
             .x_label_area_size(24)
-            .y_label_area_size(70)
+            .y_label_area_size(86)
             .build_cartesian_2d(first..last, 0..highest.max(1))
             .map_err(failed)?;
         let name = |day: &u32| {
@@ -152,7 +152,7 @@ pub fn lines(moments: &[Moment]) -> Result<String> {
             .y_labels(5)
             .x_label_formatter(&name)
             .y_label_formatter(&|bytes| size(*bytes))
-            .label_style(text(11, HPos::Center, VPos::Center))
+            .label_style(text(14, HPos::Center, VPos::Center))
             .draw()
             .map_err(failed)?;
         let line = |of: fn(&Moment) -> u64, color: RGBColor| {
