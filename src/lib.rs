@@ -12,11 +12,12 @@
 //! | [`kernel`] | the integer arithmetic, scalar and SIMD |
 //! | [`store`] | atomic key-value batches and value logs |
 //!
-//! [`filesystem`] puts them together; the commands of the binary live in
+//! [`filesystem`] puts them together, told by [`config`]; the commands of the binary live in
 //! [`cli`], and talk to a mounted store through [`control`].
 
 pub mod cli;
 pub mod codec;
+pub mod config;
 pub mod control;
 pub mod error;
 pub mod filesystem;

@@ -12,6 +12,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::exit::{self, Exit, failure};
+use super::pulse::{self, Pulse};
+use crate::config::{Loaded, Setting};
 use crate::control::{self, Ask, Failed, Handler, Server};
 use crate::error::Error;
 use crate::filesystem::{FileSystem, Mounted, Settings};
@@ -44,24 +46,44 @@ pub fn leave_terminal() {
     unsafe { libc::setsid() };
 }
 
-/// Opens the store, mounts it, calls `ready`, and returns when the mount is
-/// over and everything is on disk. When `ready` says `false`, whoever wanted
+/// A mount to be served.
+pub struct Service<'a> {
+    pub store: &'a Path,
+    pub dir: &'a Path,
+    pub settings: Settings,
+    pub options: MountOptions,
+    /// What the settings and options were made of, and from where.
+    pub loaded: Loaded,
+}
+
+/// Opens the store, calls `opened`, mounts it, calls `ready`, and returns when
+/// the mount is over and everything is on disk. When `ready` says `false`, whoever wanted
 /// the mount is gone, and it ends at once.
 pub fn serve(
-    store: &Path,
-    dir: &Path,
-    settings: &Settings,
-    options: &MountOptions,
+    service: &Service<'_>,
+    opened: impl FnOnce() -> Result<()>,
     ready: impl FnOnce() -> bool,
 ) -> Result<()> {
+    let Service {
+        store,
+        dir,
+        settings,
+        options,
+        loaded,
+    } = service;
     let (tell, events) = unbounded();
     // Before other threads, and before there is anything to lose.
     watch_signals(tell.clone())?;
     let fs = FileSystem::open(store, settings)?;
+    if let Err(error) = opened() {
+        fs.close()?;
+        return Err(error);
+    }
     let handler = Arc::new(Control {
         fs: Arc::downgrade(&fs),
         events: tell.clone(),
-        dir: dir.into(),
+        dir: (*dir).into(),
+        configuration: loaded.settings(),
     });
     let server = Server::start(&control::socket_path(store), handler.clone());
     let server = match server {
@@ -78,7 +100,7 @@ pub fn serve(
     };
     let outcome = mount_and_wait(&fs, dir, options, &events, tell, ready);
     log::info!("unmounted {}; flushing", dir.display());
-    notify(NotifyState::Stopping);
+    pulse::notify(&[NotifyState::Stopping]);
     let (asked, outcome) = match outcome {
         Ok(asked) => (asked, Ok(())),
         Err(error) => (None, Err(error)),
@@ -100,7 +122,7 @@ pub fn serve(
 
 /// Returns who asked for the end, if someone did.
 fn mount_and_wait(
-    fs: &FileSystem,
+    fs: &Arc<FileSystem>,
     dir: &Path,
     options: &MountOptions,
     events: &Receiver<Event>,
@@ -126,7 +148,10 @@ fn mount_and_wait(
         log::warn!("whoever wanted this mount has gone: unmounting");
         session.unmount(true)?;
     }
-    notify(NotifyState::Ready);
+    log::info!("{} is mounted on {}", fs.path().display(), dir.display());
+    let status = pulse::status_line(&fs.report()?);
+    pulse::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    let _pulse = Pulse::start(Arc::downgrade(fs), session.dir())?;
     wait(&session, events)
 }
 
@@ -220,19 +245,13 @@ fn failed(error: &anyhow::Error) -> Failed {
     }
 }
 
-fn notify(state: NotifyState) {
-    // Without systemd there is nobody to tell, and that is no error.
-    if let Err(error) = sd_notify::notify(false, &[state]) {
-        log::debug!("telling systemd: {error}");
-    }
-}
-
 /// Answers the control socket. Holds the store only while it does, so that
 /// an idle connection does not keep it open.
 struct Control {
     fs: Weak<FileSystem>,
     events: Sender<Event>,
     dir: PathBuf,
+    configuration: Vec<Setting>,
 }
 
 impl Handler for Control {
@@ -240,6 +259,7 @@ impl Handler for Control {
         let result = match ask {
             Ask::Stop | Ask::Detach => return self.stop(ask == Ask::Detach),
             Ask::Stat => self.with(|fs| Ok(serde_json::to_value(fs.report()?)?)),
+            Ask::Config => serde_json::to_value(&self.configuration).map_err(Into::into),
             Ask::Sync => self.with(|fs| Ok(fs.volume().sync().map(|()| Value::Null)?)),
             Ask::Drain => self.with(|fs| {
                 let tier = fs.volume().tier();

@@ -4,34 +4,36 @@ mod bench;
 mod check;
 mod codec;
 mod coded;
+mod config;
 mod daemon;
 mod demo;
 mod drain;
 mod exit;
 mod files;
+mod helper;
 mod locate;
 mod logging;
+mod manual;
 mod mkfs;
 mod model;
 mod models;
 mod mount;
 mod progress;
+mod pulse;
 mod report;
-mod size;
 mod stat;
 mod umount;
 
-use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use exit::Exit;
+
+use crate::config::size;
 
 #[derive(Parser)]
 #[command(
@@ -45,7 +47,7 @@ use exit::Exit;
         files. Writes land at once, coded fast; in the background a *drain* codes chunks that \
         are left alone as small as they get.\n\n\
         LACONICFS_LOG=info (or debug) shows what the program does.",
-    after_help = exit::HELP,
+    after_help = exit::help(),
     arg_required_else_help = true
 )]
 struct Cli {
@@ -71,47 +73,65 @@ enum Command {
     Stat(stat::StatArgs),
     /// Check a store that is not mounted
     Check(check::CheckArgs),
+    /// Show the settings in force, or check a file of them
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Use or measure the codec alone, on files
     #[command(subcommand)]
     Codec(codec::CodecCommand),
     /// List, describe or import models
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Manual(manual::ManualArgs),
+    /// Print the completions for a shell
+    #[command(hide = true)]
+    Completions(manual::CompletionsArgs),
     /// See it work: a temporary store, a mount, every byte compared
     Demo(demo::DemoArgs),
 }
 
 /// Runs the command line and returns the process's exit status.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(as_mount_helper(std::env::args_os().collect())) {
+    let started = helper::understand(std::env::args_os().collect());
+    let status = |exit: Exit| ExitCode::from(exit.for_caller(started.role));
+    let cli = match Cli::try_parse_from(&started.args) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output and are no failure.
             let _ = error.print();
             return match error.use_stderr() {
-                true => ExitCode::from(Exit::Usage as u8),
+                true => status(Exit::Usage),
                 false => ExitCode::SUCCESS,
             };
         }
     };
+    if started.fake {
+        return ExitCode::SUCCESS;
+    }
     match catch_unwind(AssertUnwindSafe(|| run(&cli))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            complain(&exit::message(&error));
-            ExitCode::from(Exit::of(&error) as u8)
+            let message = exit::message(&error);
+            // Empty where another process says it.
+            if !message.is_empty() {
+                complain(&message);
+            }
+            status(Exit::of(&error))
         }
         Err(_) => {
             complain("that was a bug of laconicfs, please report it; stored data is not affected");
-            ExitCode::from(Exit::Failure as u8)
+            status(Exit::Failure)
         }
     }
 }
 
 fn run(cli: &Cli) -> Result<()> {
     let json = cli.json;
-    // The daemon of a mount logs to its store.
-    if !matches!(&cli.command, Command::Mount(args) if args.logs_itself()) {
-        logging::to_stderr();
+    // A mount that serves logs as its configuration says.
+    if !matches!(&cli.command, Command::Mount(args) if args.serves()) {
+        logging::of_command();
     }
     match &cli.command {
         Command::Mkfs(args) => mkfs::run(args, json),
@@ -120,8 +140,11 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Drain(args) => drain::run(args, json),
         Command::Stat(args) => stat::run(args, json),
         Command::Check(args) => check::run(args, json),
+        Command::Config(command) => config::run(command, json),
         Command::Codec(command) => codec::run(command, json),
         Command::Model(command) => model::run(command, json),
+        Command::Manual(args) => manual::write(args, Cli::command()),
+        Command::Completions(args) => manual::complete(args, Cli::command()),
         Command::Demo(args) => demo::run(args, json),
     }
 }
@@ -130,71 +153,12 @@ fn complain(message: &str) {
     let _ = writeln!(std::io::stderr(), "laconicfs: {message}");
 }
 
-/// mount(8) calls `mount.laconicfs STORE DIR [-sfnv] [-N NAMESPACE] [-o
-/// OPTIONS] [-t TYPE]`, and its helper for FUSE calls `laconicfs STORE DIR -o
-/// OPTIONS`: both become `laconicfs mount STORE DIR -o OPTIONS`.
-fn as_mount_helper(args: Vec<OsString>) -> Vec<OsString> {
-    let name = args.first().map(Path::new).and_then(Path::file_name);
-    let helper = name.is_some_and(|name| name.as_bytes().starts_with(b"mount."));
-    let bare = args.len() > 2 && args[1].as_bytes().contains(&b'/');
-    if !helper && !bare {
-        return args;
-    }
-    let mut args = args.into_iter();
-    let mut out: Vec<OsString> = args.next().into_iter().collect();
-    out.push("mount".into());
-    while let Some(arg) = args.next() {
-        let is = |text: &str| arg == OsStr::new(text);
-        if helper && (is("-N") || is("-t")) {
-            args.next();
-        } else if helper && (is("-s") || is("-n") || is("-v") || is("-i")) {
-            // About mtab and unknown options: nothing to us.
-        } else {
-            out.push(arg);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn mount_helpers_become_mount() {
-        let turned = |args: &[&str]| {
-            let args = args.iter().map(OsString::from).collect();
-            let args = as_mount_helper(args).into_iter();
-            args.map(|a| a.into_string().unwrap()).collect::<Vec<_>>()
-        };
-        let full = [
-            "/sbin/mount.laconicfs",
-            "a",
-            "/m",
-            "-n",
-            "-t",
-            "laconicfs",
-            "-o",
-            "ro",
-        ];
-        assert_eq!(
-            turned(&full),
-            ["/sbin/mount.laconicfs", "mount", "a", "/m", "-o", "ro"]
-        );
-        assert_eq!(
-            turned(&["laconicfs", "/s", "/m", "-o", "rw"]),
-            ["laconicfs", "mount", "/s", "/m", "-o", "rw"]
-        );
-        assert_eq!(
-            turned(&["laconicfs", "stat", "/m"]),
-            ["laconicfs", "stat", "/m"]
-        );
     }
 }

@@ -12,12 +12,14 @@ mod errno;
 mod flags;
 mod options;
 mod pool;
+mod remount;
 mod requests;
 mod session;
 mod table;
 mod writers;
 
 pub use errno::errno;
-pub use options::MountOptions;
+pub use options::{MountOptions, OPTIONS};
+pub use remount::remount;
 pub use session::{Session, mount, unmount};
 pub use table::{FSTYPE, Mounted, flush, holding, mounted_on, resolve};
