@@ -60,6 +60,11 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// The length of some bytes as people read it.
+fn sized(bytes: &[u8]) -> String {
+    indicatif::BinaryBytes(bytes.len() as u64).to_string()
+}
+
 /// Writes a file into the volume of a closed store.
 fn put(store: &Path, name: &str, content: &[u8]) {
     let fs = FileSystem::open(store, &Settings::default()).unwrap();
@@ -162,6 +167,50 @@ fn a_store_is_not_made_where_something_is() {
     let missing = folder.path().join("a/b");
     fails(&["mkfs", text(&missing)], 1);
     works(&["fsck", text(&store)]);
+}
+
+/// Wherever the disk becomes full, in the database, the model or what follows.
+#[test]
+fn a_store_that_does_not_fit_is_not_half_made() {
+    let disk = tempfile::tempdir().unwrap();
+    let at = |name: &str| disk.path().join(name);
+    let mut failed = 0;
+    for kib in [16, 64, 500, 2000, 5000, 16000] {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"])
+            .arg(disk.path())
+            .output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: a small disk cannot be mounted");
+            return;
+        }
+        fs::create_dir(at("there")).unwrap();
+        let outputs = ["new", "there"].map(|name| {
+            let output = laconicfs(&["mkfs", text(&at(name))]);
+            let left = fs::read_dir(at(name)).map_or(0, Iterator::count);
+            if output.status.success() {
+                fs::remove_dir_all(at(name)).unwrap();
+            }
+            (output, left)
+        });
+        let kept = fs::read_dir(disk.path()).unwrap().count();
+        let unmounted = Command::new("umount").arg(disk.path()).status();
+        assert!(unmounted.unwrap().success());
+        for (output, left) in outputs {
+            let said = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                assert!(left > 0);
+                continue;
+            }
+            failed += 1;
+            assert_eq!(output.status.code(), Some(8), "{kib} KiB: {said}");
+            assert!(said.contains("free some space"), "{said}");
+            assert_eq!(left, 0, "{kib} KiB");
+        }
+        assert!(kept <= 1, "{kib} KiB");
+    }
+    // All but the last are too small.
+    assert_eq!(failed, 10);
 }
 
 #[test]
@@ -307,6 +356,41 @@ fn damage_is_named_by_file_and_range() {
     fs.close().unwrap();
 }
 
+/// A copy from a backup heals what is damaged, by itself and after a repair.
+#[test]
+fn an_import_heals_damage() {
+    for repaired in [false, true] {
+        let (folder, store) = store();
+        let backup = folder.path().join("backup");
+        fs::create_dir(&backup).unwrap();
+        fs::write(backup.join("file"), noise(200_000)).unwrap();
+        works(&["import", "--drain", text(&backup), text(&store)]);
+        let logs = fs::read_dir(store.join("logs")).unwrap();
+        let paths = logs.map(|entry| entry.unwrap().path());
+        let log = paths.max_by_key(|path| fs::metadata(path).unwrap().len());
+        let log = File::options().read(true).write(true).open(log.unwrap());
+        let (log, mut byte) = (log.unwrap(), [0]);
+        log.read_exact_at(&mut byte, 100_000).unwrap();
+        log.write_all_at(&[byte[0] ^ 4], 100_000).unwrap();
+        let fsck = |how: &str| laconicfs(&["fsck", how, text(&store)]).status.code();
+        assert_eq!(fsck("--scrub"), Some(4));
+        if repaired {
+            assert_eq!(fsck("--repair"), Some(1 + 4));
+        }
+        let import = [
+            "import",
+            "--checksum",
+            text(&backup),
+            text(&store),
+            "--json",
+        ];
+        assert_eq!(json(&import)["files"], 1);
+        assert_eq!(fsck("--scrub"), Some(0));
+        let import = json(&import);
+        assert_eq!((&import["files"], &import["equal"]), (&0.into(), &1.into()));
+    }
+}
+
 /// Without its database a store comes back from its journal, and without that
 /// as well from its value logs, without names.
 #[test]
@@ -432,8 +516,12 @@ fn files_go_through_the_codec_and_back() {
                 "--json",
             ]);
             assert_eq!(report["coded"], fs::metadata(&coded).unwrap().len());
-            works(&["codec", "decode", text(&coded), text(&again)]);
+            let said = works(&["codec", "decode", text(&coded), text(&again)]);
             assert_eq!(fs::read(&again).unwrap(), content);
+            // Of what was decoded, not what coding it would have gained.
+            let (plain, coded) = (sized(content), sized(&fs::read(&coded).unwrap()));
+            let expected = format!("{plain} out of {coded} coded");
+            assert!(said.contains(&expected), "{said}");
         }
     }
     // Damage leaves what is there alone.
