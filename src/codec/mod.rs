@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::lm::ChunkCoder;
+use crate::lm::mixer::Version;
 use crate::lm::model::Model;
 
 /// How a frame is coded. The numbers are part of the format.
@@ -26,10 +27,6 @@ pub enum Kind {
     Lm = 3,
 }
 
-/// The codec byte of a frame: kind in the low four bits, version in the high
-/// ones. Only version 0 exists so far.
-const VERSION: u8 = 0;
-
 /// Bytes of a model's hash that a frame carries, to name it among the few
 /// models of one store.
 const MODEL_NAME: usize = 4;
@@ -43,24 +40,37 @@ impl Kind {
 
     /// The codec that a frame names.
     pub fn of(frame: &[u8]) -> Result<Kind> {
-        let first = *frame
-            .first()
-            .ok_or_else(|| Error::Corrupt("a chunk frame is empty".into()))?;
-        let newer = |found: u8, known: u8| Error::NewerFormat {
-            what: "a chunk frame".into(),
-            found: found.into(),
-            known: known.into(),
-        };
-        if first >> 4 > VERSION {
-            return Err(newer(first >> 4, VERSION));
-        }
-        match first & 0x0f {
-            0 => Ok(Kind::Raw),
-            1 => Ok(Kind::Zstd),
-            2 => Ok(Kind::Mix),
-            3 => Ok(Kind::Lm),
-            other => Err(newer(other, Kind::Lm as u8)),
-        }
+        read_first(frame).map(|(kind, _)| kind)
+    }
+}
+
+/// The first byte of a frame: the kind in the low four bits, its version in the
+/// high ones. Raw and zstd have only version 0.
+fn first_byte(kind: Kind, version: Version) -> u8 {
+    kind as u8 | (version as u8) << 4
+}
+
+fn read_first(frame: &[u8]) -> Result<(Kind, Version)> {
+    let first = *frame
+        .first()
+        .ok_or_else(|| Error::Corrupt("a chunk frame is empty".into()))?;
+    let newer = |found: u8, known: u8| Error::NewerFormat {
+        what: "a chunk frame".into(),
+        found: found.into(),
+        known: known.into(),
+    };
+    let kind = match first & 0x0f {
+        0 => Kind::Raw,
+        1 => Kind::Zstd,
+        2 => Kind::Mix,
+        3 => Kind::Lm,
+        other => return Err(newer(other, Kind::Lm as u8)),
+    };
+    match (first >> 4, kind) {
+        (0, _) => Ok((kind, Version::V0)),
+        (1, Kind::Mix | Kind::Lm) => Ok((kind, Version::V1)),
+        (other, Kind::Mix | Kind::Lm) => Err(newer(other, Version::V1 as u8)),
+        (other, _) => Err(newer(other, Version::V0 as u8)),
     }
 }
 
@@ -116,7 +126,7 @@ impl Codec {
     pub fn encode_as(&self, kind: Option<Kind>, plain: &[u8]) -> Result<Vec<u8>> {
         match kind {
             None => self.choose(plain),
-            Some(Kind::Raw) => Ok(frame(Kind::Raw, &[plain])),
+            Some(Kind::Raw) => Ok(frame(Kind::Raw, Version::V0, &[plain])),
             Some(Kind::Zstd) => Ok(zstd_or_raw(plain, COLD_LEVEL)),
             Some(kind @ (Kind::Mix | Kind::Lm)) => {
                 let coder = self.coders.first().ok_or_else(|| {
@@ -125,7 +135,7 @@ impl Codec {
                 let modelled = encode_modelled(coder, kind, plain)?;
                 Ok(match modelled.len() <= plain.len() {
                     true => modelled,
-                    false => frame(Kind::Raw, &[plain]),
+                    false => frame(Kind::Raw, Version::V0, &[plain]),
                 })
             }
         }
@@ -156,7 +166,7 @@ impl Codec {
     /// The plain bytes of a frame: exactly `plain_len` of them, or an error.
     /// The caller compares their hash with the chunk's name.
     pub fn decode(&self, frame: &[u8], plain_len: usize) -> Result<Vec<u8>> {
-        let kind = Kind::of(frame)?;
+        let (kind, version) = read_first(frame)?;
         let body = &frame[1..];
         let plain = match kind {
             Kind::Raw => body.to_vec(),
@@ -167,7 +177,7 @@ impl Codec {
                     .split_at_checked(MODEL_NAME)
                     .ok_or_else(|| Error::Corrupt("a chunk frame is cut short".into()))?;
                 let coder = self.coder(name)?;
-                coder.decode(payload, plain_len, kind == Kind::Lm)?
+                coder.decode(version, payload, plain_len, kind == Kind::Lm)?
             }
         };
         if plain.len() != plain_len {
@@ -196,19 +206,19 @@ fn name_of(coder: &ChunkCoder) -> [u8; MODEL_NAME] {
 
 fn encode_modelled(coder: &ChunkCoder, kind: Kind, plain: &[u8]) -> Result<Vec<u8>> {
     let payload = coder.encode(plain, kind == Kind::Lm)?;
-    Ok(frame(kind, &[&name_of(coder), &payload]))
+    Ok(frame(kind, coder.version(), &[&name_of(coder), &payload]))
 }
 
 fn zstd_or_raw(plain: &[u8], level: i32) -> Vec<u8> {
     match zstd::bulk::compress(plain, level) {
-        Ok(packed) if packed.len() < plain.len() => frame(Kind::Zstd, &[&packed]),
-        _ => frame(Kind::Raw, &[plain]),
+        Ok(packed) if packed.len() < plain.len() => frame(Kind::Zstd, Version::V0, &[&packed]),
+        _ => frame(Kind::Raw, Version::V0, &[plain]),
     }
 }
 
-fn frame(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
+fn frame(kind: Kind, version: Version, parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
-    out.push(kind as u8 | VERSION << 4);
+    out.push(first_byte(kind, version));
     parts.iter().for_each(|part| out.extend_from_slice(part));
     out
 }

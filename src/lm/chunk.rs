@@ -13,7 +13,7 @@ use crate::error::Result;
 
 use super::coder::{Decoder, Encoder};
 use super::mixer::{
-    Mixer, MixerStart, Room, collect, decode_mix, encode_mix, lane_lengths, put_head, take_head,
+    Head, Mixer, MixerStart, Room, Version, collect, decode_mix, encode_mix,
 };
 use super::model::{Model, State};
 use super::vocabulary::Vocabulary;
@@ -39,7 +39,7 @@ struct Scratch {
 pub struct ChunkCoder {
     model: Arc<Model>,
     vocabulary: Arc<Vocabulary>,
-    start: Arc<MixerStart>,
+    start: MixerStart,
     idle: Mutex<Vec<Scratch>>,
     /// How many `idle` keeps.
     keep: usize,
@@ -56,7 +56,7 @@ impl ChunkCoder {
         Ok(Self {
             model,
             vocabulary,
-            start: Arc::new(start),
+            start,
             idle: Mutex::default(),
             keep,
         })
@@ -64,6 +64,11 @@ impl ChunkCoder {
 
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The version of the frames that it writes.
+    pub fn version(&self) -> Version {
+        self.start.version()
     }
 
     fn scratch(&self) -> Scratch {
@@ -86,7 +91,7 @@ impl ChunkCoder {
         let mut scratch = self.scratch();
         let payload = match with_model {
             true => self.encode_modelled(&mut scratch, plain)?,
-            false => encode_mix(&mut scratch.mixer, plain),
+            false => encode_mix(&mut scratch.mixer, self.version(), plain),
         };
         self.give_back(scratch);
         Ok(payload)
@@ -94,11 +99,17 @@ impl ChunkCoder {
 
     /// The inverse of [`encode`](Self::encode). Takes time and memory in
     /// proportion to `plain_len`, whatever the payload.
-    pub fn decode(&self, payload: &[u8], plain_len: usize, with_model: bool) -> Result<Vec<u8>> {
+    pub fn decode(
+        &self,
+        version: Version,
+        payload: &[u8],
+        plain_len: usize,
+        with_model: bool,
+    ) -> Result<Vec<u8>> {
         let mut scratch = self.scratch();
         let plain = match with_model {
-            true => self.decode_modelled(&mut scratch, payload, plain_len)?,
-            false => decode_mix(&mut scratch.mixer, payload, plain_len)?,
+            true => self.decode_modelled(&mut scratch, version, payload, plain_len)?,
+            false => decode_mix(&mut scratch.mixer, version, payload, plain_len)?,
         };
         self.give_back(scratch);
         Ok(plain)
@@ -108,15 +119,16 @@ impl ChunkCoder {
         let tokens = self.vocabulary.encode(plain);
         let count = tokens.len();
         let lanes = (count / LANE_TOKENS).clamp(1, LANES);
+        let head = Head::new(self.version(), plain, count, lanes);
         let mut rest = tokens.as_slice();
         let deal = |len| rest.split_off(..len).unwrap_or_default();
-        let dealt: Vec<&[u32]> = lane_lengths(count, lanes).map(deal).collect();
+        let dealt: Vec<&[u32]> = head.lengths().map(deal).collect();
 
-        let mut payload = put_head(count, lanes);
+        let mut payload = head.put();
         let mut coder = Encoder::default();
         let state = self.begin(&mut scratch.state, lanes)?;
         let mixer = &mut scratch.mixer;
-        mixer.begin(lanes, count, true);
+        mixer.begin(&head, true);
         let whole = count / lanes;
         // All steps that all lanes have, then the odd last one.
         for (first, steps, lanes) in [(0, whole, lanes), (whole, 1, count % lanes)] {
@@ -141,15 +153,17 @@ impl ChunkCoder {
     fn decode_modelled(
         &self,
         scratch: &mut Scratch,
+        version: Version,
         payload: &[u8],
         plain_len: usize,
     ) -> Result<Vec<u8>> {
-        let Some((lengths, coded)) = take_head(payload, plain_len)? else {
+        let Some((head, coded)) = Head::take(version, payload, plain_len)? else {
             return Ok(Vec::new());
         };
+        let lengths: Vec<usize> = head.lengths().collect();
         let state = self.begin(&mut scratch.state, lengths.len())?;
         let mixer = &mut scratch.mixer;
-        mixer.begin(lengths.len(), lengths.iter().sum(), true);
+        mixer.begin(&head, true);
         let mut coder = Decoder::new(coded);
         let mut room = Room::new(mixer, plain_len);
         let mut before = vec![self.vocabulary.start(); lengths.len()];

@@ -2,7 +2,7 @@
 //! follow again.
 
 use super::lane::{Lane, RECENT};
-use super::tables::hash;
+use crate::lm::mixer::tables::hash;
 
 /// Match models of a lane.
 pub const MODELS: usize = 2;

@@ -1,6 +1,6 @@
 //! The text of a lane, and the contexts in which its next token is predicted.
 
-use super::tables::hash;
+use crate::lm::mixer::tables::hash;
 
 /// Number of adaptive contexts.
 pub const CONTEXTS: usize = 20;
