@@ -49,6 +49,8 @@ pub enum Error {
     NotSupported,
     #[error("no data at or after this offset")]
     NoData,
+    #[error("not enough memory")]
+    NoMemory,
     /// Only from a volume's [`now`](crate::volume::Volume::now): ask again where
     /// waiting does no harm.
     #[error("the operation would have to wait")]

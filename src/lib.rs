@@ -12,9 +12,10 @@
 //! | [`kernel`] | the integer arithmetic, scalar and SIMD |
 //! | [`store`] | atomic key-value batches and value logs |
 //!
-//! [`filesystem`] puts them together; the commands of the binary live in
+//! [`filesystem`] puts them together, [`usage`] says what files take; the commands of the binary live in
 //! [`cli`], and talk to a mounted store through [`control`].
 
+pub mod backup;
 pub mod cli;
 pub mod codec;
 pub mod control;
@@ -22,10 +23,13 @@ pub mod error;
 pub mod filesystem;
 pub mod kernel;
 pub mod lm;
+pub mod memory;
+pub mod metrics;
 pub mod mount;
 pub mod parallel;
 pub mod store;
 pub mod tier;
+pub mod usage;
 pub mod volume;
 
 pub use error::{Error, Result};

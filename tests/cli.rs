@@ -112,7 +112,7 @@ fn help_and_version_are_no_failures() {
     assert!(works(&["--version"]).starts_with("laconicfs "));
     let help = works(&["--help"]);
     assert!(help.contains("Exit status:") && help.contains("LACONICFS_LOG"));
-    for command in ["mkfs", "mount", "umount", "drain", "stat", "check", "demo"] {
+    for command in ["mkfs", "mount", "umount", "drain", "stat", "fsck", "demo"] {
         let help = works(&[command, "--help"]);
         assert!(help.contains("Example"), "{command} teaches nothing");
     }
@@ -141,8 +141,8 @@ fn what_is_not_a_store_is_named() {
     let file = folder.path().join("file");
     fs::write(&file, "x").unwrap();
     for path in [folder.path(), &missing, &file] {
-        for command in ["stat", "drain", "check"] {
-            let error = fails(&[command, text(path)], 3);
+        for (command, status) in [("stat", 3), ("drain", 3), ("fsck", 8)] {
+            let error = fails(&[command, text(path)], status);
             assert!(error.contains(text(path)), "{error}");
         }
         let dir = folder.path().join("mnt");
@@ -161,7 +161,7 @@ fn a_store_is_not_made_where_something_is() {
     fails(&["mkfs", text(folder.path())], 3);
     let missing = folder.path().join("a/b");
     fails(&["mkfs", text(&missing)], 1);
-    works(&["check", text(&store)]);
+    works(&["fsck", text(&store)]);
 }
 
 #[test]
@@ -183,12 +183,17 @@ fn a_damaged_superblock_is_noticed() {
     for at in [3, good.len() / 2, good.len() - 5] {
         let mut bad = good.clone();
         bad[at] ^= 1;
-        fs::write(&path, bad).unwrap();
+        fs::write(&path, &bad).unwrap();
+        // There is a copy.
+        works(&["stat", text(&store)]);
+        fails(&["fsck", text(&store)], 4);
+        fs::write(store.join("superblock.copy"), bad).unwrap();
         let output = laconicfs(&["stat", text(&store)]);
         assert!(matches!(output.status.code(), Some(3 | 7)));
+        fs::write(store.join("superblock.copy"), &good).unwrap();
     }
     fs::write(&path, good).unwrap();
-    works(&["stat", text(&store)]);
+    works(&["fsck", text(&store)]);
 }
 
 #[test]
@@ -204,11 +209,21 @@ fn a_missing_or_altered_model_is_named() {
     fails(&["stat", text(&store)], 6);
     let path = store.join(format!("models/{hash}.model"));
     fs::write(&path, b"stands for a modem").unwrap();
-    let error = fails(&["stat", text(&store)], 6);
-    assert!(error.contains(hash.to_hex().as_str()), "{error}");
+    // What needs no model can be read.
+    let looked = |what: &str| {
+        let output = laconicfs(&["fsck", text(&store)]);
+        let (out, error) = (output.stdout.as_slice(), output.stderr.as_slice());
+        let said = String::from_utf8_lossy(out).into_owned() + &String::from_utf8_lossy(error);
+        assert!(
+            said.contains(hash.to_hex().as_str()) && said.contains(what),
+            "{said}"
+        );
+        assert_eq!(output.status.code(), Some(4));
+        works(&["stat", text(&store)]);
+    };
+    looked("has changed");
     fs::remove_file(&path).unwrap();
-    let error = fails(&["stat", text(&store)], 6);
-    assert!(error.contains("missing"), "{error}");
+    looked("missing");
 
     let folder = tempfile::tempdir().unwrap();
     let fresh = folder.path().join("fresh");
@@ -226,7 +241,7 @@ fn damage_is_named_by_file_and_range() {
     let content = noise(200_000);
     put(&store, "broken", &content);
     works(&["drain", text(&store)]);
-    works(&["check", "--scrub", text(&store)]);
+    works(&["fsck", "--scrub", text(&store)]);
     let mut logs: Vec<_> = fs::read_dir(store.join("logs"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -241,8 +256,8 @@ fn damage_is_named_by_file_and_range() {
     log.read_exact_at(&mut byte, 100_000).unwrap();
     log.write_all_at(&[byte[0] ^ 4], 100_000).unwrap();
 
-    let output = laconicfs(&["check", "--scrub", "--json", text(&store)]);
-    assert_eq!(output.status.code(), Some(7));
+    let output = laconicfs(&["fsck", "--scrub", "--json", text(&store)]);
+    assert_eq!(output.status.code(), Some(4));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let problems = report["problems"].as_array().unwrap();
     assert_eq!(problems.len(), 1, "{problems:?}");
@@ -261,6 +276,88 @@ fn damage_is_named_by_file_and_range() {
         assert!(at == start || read.unwrap() == chunk);
     }
     fs.close().unwrap();
+    drop(fs);
+    let [lost] = &report["lost"].as_array().unwrap()[..] else {
+        panic!("{report}");
+    };
+    assert_eq!(lost["path"], "/broken");
+    assert_eq!(lost["start"], start);
+
+    // A repair notes it: an error and no zeros, until it is written anew.
+    assert_eq!(
+        laconicfs(&["fsck", "--repair", text(&store)]).status.code(),
+        Some(1 + 4)
+    );
+    assert_eq!(laconicfs(&["fsck", text(&store)]).status.code(), Some(4));
+    let fs = FileSystem::open(&store, &Settings::default()).unwrap();
+    for (index, chunk) in content.chunks(65536).enumerate() {
+        let at = index as u64 * 65536;
+        let read = fs.volume().read_file(ino, at, chunk.len());
+        assert_eq!(read.is_err(), at == start);
+    }
+    let range = start as usize..(start as usize + 65536).min(content.len());
+    fs.volume()
+        .write_file(ino, start, &content[range], WriteFlags::empty())
+        .unwrap();
+    fs.close().unwrap();
+    drop(fs);
+    works(&["fsck", "--scrub", text(&store)]);
+    let fs = FileSystem::open(&store, &Settings::look()).unwrap();
+    assert!(fs.volume().read_file(ino, 0, content.len()).unwrap() == content);
+    fs.close().unwrap();
+}
+
+/// Without its database a store comes back from its journal, and without that
+/// as well from its value logs, without names.
+#[test]
+fn a_store_without_its_database_comes_back() {
+    let (_folder, store) = store();
+    let content = noise(150_000);
+    put(&store, "file", &content);
+    fs::remove_dir_all(store.join("db")).unwrap();
+    assert_eq!(laconicfs(&["fsck", text(&store)]).status.code(), Some(4));
+    assert_eq!(
+        laconicfs(&["fsck", "--repair", text(&store)]).status.code(),
+        Some(1)
+    );
+    works(&["fsck", "--scrub", text(&store)]);
+    let read = |name: &[u8]| {
+        let fs = FileSystem::open(&store, &Settings::look()).unwrap();
+        let ino = fs.volume().lookup(ROOT, name).unwrap().ino;
+        let read = fs.volume().read_file(ino, 0, content.len() + 1).unwrap();
+        fs.close().unwrap();
+        read
+    };
+    assert!(read(b"file") == content);
+    // The superblock has a copy.
+    fs::write(store.join("superblock"), "nothing").unwrap();
+    assert_eq!(laconicfs(&["fsck", text(&store)]).status.code(), Some(4));
+    assert_eq!(
+        laconicfs(&["fsck", "--repair", text(&store)]).status.code(),
+        Some(1)
+    );
+    works(&["fsck", text(&store)]);
+    assert!(read(b"file") == content);
+    assert_eq!(laconicfs(&["fsck", "--nonsense"]).status.code(), Some(16));
+
+    // All rows lost: what is in the logs becomes files without names.
+    fs::remove_dir_all(store.join("db")).unwrap();
+    fs::remove_dir_all(store.join("journal")).unwrap();
+    let output = laconicfs(&["fsck", "--repair", text(&store)]);
+    assert_eq!(output.status.code(), Some(1 + 4), "{output:?}");
+    works(&["fsck", "--scrub", text(&store)]);
+    let fs = FileSystem::open(&store, &Settings::look()).unwrap();
+    let found = fs.volume().lookup(ROOT, b"lost+found").unwrap().ino;
+    let mut left: Vec<&[u8]> = content.chunks(65536).collect();
+    for entry in fs.volume().read_dir(found, 2, 100).unwrap() {
+        let size = fs.volume().attr(entry.ino).unwrap().size as usize;
+        let read = fs.volume().read_file(entry.ino, 0, size).unwrap();
+        let before = left.len();
+        left.retain(|chunk| *chunk != read);
+        assert_eq!(left.len(), before - 1, "{entry:?}");
+    }
+    assert!(left.is_empty());
+    fs.close().unwrap();
 }
 
 #[test]
@@ -268,8 +365,8 @@ fn a_store_in_use_is_refused_with_the_holder() {
     let (_folder, store) = store();
     let fs = FileSystem::open(&store, &Settings::default()).unwrap();
     let pid = std::process::id().to_string();
-    for command in ["stat", "drain", "check"] {
-        let error = fails(&[command, text(&store)], 5);
+    for (command, status) in [("stat", 5), ("drain", 5), ("fsck", 8), ("check", 8)] {
+        let error = fails(&[command, text(&store)], status);
         assert!(error.contains(&pid), "{error}");
     }
     fs.close().unwrap();
@@ -302,14 +399,14 @@ fn reports_are_json() {
     let after = json(&["stat", "--json", text(&store)]);
     assert_eq!(after["queue"]["chunks"], 0);
     assert_eq!(
-        json(&["check", "--json", text(&store)])["problems"],
+        json(&["fsck", "--json", text(&store)])["problems"],
         Value::Array(vec![])
     );
     assert!(json(&["model", "list", "--json"]).is_array());
     assert!(json(&["model", "list", "--json", text(&store)]).is_array());
     // People get something as well.
     assert!(works(&["stat", text(&store)]).contains("cold"));
-    assert!(works(&["check", text(&store)]).contains("clean"));
+    assert!(works(&["fsck", text(&store)]).contains("clean"));
 }
 
 #[test]
@@ -418,7 +515,7 @@ fn a_mount_lives_from_mount_to_umount() {
     let other = folder.path().join("other");
     let error = fails(&["mount", s, text(&other), "--create"], 5);
     assert!(error.contains(&pid), "{error}");
-    fails(&["check", s], 5);
+    fails(&["fsck", s], 8);
     let second = folder.path().join("second");
     works(&["mkfs", text(&second), "--model", "none"]);
     let error = fails(&["mount", text(&second), d], 9);
@@ -430,7 +527,7 @@ fn a_mount_lives_from_mount_to_umount() {
     drop(open);
     works(&["umount", d]);
     // The store is free at once, and the log and the socket are in order.
-    works(&["check", "--scrub", s]);
+    works(&["fsck", "--scrub", s]);
     assert!(!store.join("control").exists());
 
     works(&["mount", s, d, "-o", "ro"]);

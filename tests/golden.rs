@@ -92,18 +92,18 @@ fn write_golden() {
     for file in below(&store) {
         let name = file.strip_prefix(&store).unwrap();
         let packed = zstd::encode_all(fs::File::open(&file).unwrap(), 19).unwrap();
-        let target = golden("volume-1").join(format!("{}.zst", name.display()));
+        let target = golden("volume-1-journal").join(format!("{}.zst", name.display()));
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::write(target, packed).unwrap();
     }
 }
 
-/// The golden volume, unpacked.
-fn unpacked() -> TempDir {
+/// A golden volume, unpacked.
+fn unpacked(volume: &str) -> TempDir {
     let home = TempDir::new().unwrap();
-    for file in below(&golden("volume-1")) {
+    for file in below(&golden(volume)) {
         assert_eq!(file.extension().unwrap(), "zst");
-        let name = file.strip_prefix(golden("volume-1")).unwrap();
+        let name = file.strip_prefix(golden(volume)).unwrap();
         let target = home.path().join(name.with_extension(""));
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         let plain = zstd::decode_all(fs::File::open(&file).unwrap()).unwrap();
@@ -113,10 +113,19 @@ fn unpacked() -> TempDir {
 }
 
 #[test]
-fn the_golden_volume_of_format_1_is_read() {
-    let home = unpacked();
+fn golden_volumes_are_read() {
+    for volume in ["volume-1", "volume-1-journal"] {
+        read(unpacked(volume).path());
+    }
+    // Without its database as well.
+    let home = unpacked("volume-1-journal");
+    fs::remove_dir_all(home.path().join("db")).unwrap();
+    read(home.path());
+}
+
+fn read(path: &Path) {
     for settings in [Settings::look(), Settings::default()] {
-        let fs_ = FileSystem::open(home.path(), &settings).unwrap();
+        let fs_ = FileSystem::open(path, &settings).unwrap();
         let report = fs_.report().unwrap();
         assert!(report.chunks.iter().any(|c| c.tier == "cold"));
         for (name, content) in files() {

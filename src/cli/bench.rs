@@ -14,7 +14,7 @@ use super::coded::read_chunks;
 use super::exit::{Exit, failure};
 use super::report::{self, Table, bits_per_byte, percent};
 use super::{files, models, progress};
-use crate::codec::{Codec, Kind};
+use crate::codec::{Codec, Coded, Kind};
 use crate::parallel;
 
 #[derive(Args)]
@@ -126,11 +126,11 @@ fn measure(codec: &Codec, coding: &Coding, path: &Path, each: &mut dyn FnMut(u64
         line.encode_s += start.elapsed().as_secs_f64();
         let frames: Vec<Vec<u8>> = frames.into_iter().collect::<crate::Result<_>>()?;
 
-        let coded: Vec<(&Vec<u8>, &Vec<u8>)> = frames.iter().zip(&chunks).collect();
+        let coded: Vec<Coded> = (frames.iter().zip(&chunks))
+            .map(|(frame, plain)| (frame.as_slice(), plain.len()))
+            .collect();
         let start = Instant::now();
-        let plains = parallel::map(threads, &coded, |(frame, plain)| {
-            codec.decode(frame, plain.len())
-        });
+        let plains = codec.decode_all(threads, &coded);
         line.decode_s += start.elapsed().as_secs_f64();
 
         let zstd = parallel::map(threads, &chunks, |plain| {

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 
 use anyhow::{Context, Result, bail};
 
-use crate::codec::{Codec, Kind};
+use crate::codec::{Codec, Coded, Kind};
 use crate::error::Error;
 use crate::parallel;
 use crate::store::ChunkId;
@@ -137,14 +137,18 @@ pub fn decode(
             records.push(read_record(input, plain_len)?);
             left -= plain_len as u64;
         }
-        let plains = parallel::map(threads, &records, |record| {
-            let plain = codec.decode(&record.frame, record.plain_len)?;
-            match ChunkId::of(&plain).0[..CHECK] == record.check {
-                true => Ok(plain),
-                false => Err(Error::Corrupt("it does not match its hash".into())),
-            }
-        });
-        for plain in plains {
+        let frames: Vec<Coded> = (records.iter())
+            .map(|record| (record.frame.as_slice(), record.plain_len))
+            .collect();
+        let plains = codec.decode_all(threads, &frames);
+        for (plain, record) in plains.into_iter().zip(&records) {
+            let plain =
+                plain.and_then(
+                    |plain| match ChunkId::of(&plain).0[..CHECK] == record.check {
+                        true => Ok(plain),
+                        false => Err(Error::Corrupt("it does not match its hash".into())),
+                    },
+                );
             let plain = plain.with_context(|| format!("chunk {number}"))?;
             output.write_all(&plain).context(WRITING)?;
             each(plain.len() as u64);

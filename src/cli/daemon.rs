@@ -12,9 +12,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::exit::{self, Exit, failure};
+use super::send;
 use crate::control::{self, Ask, Failed, Handler, Server};
 use crate::error::Error;
 use crate::filesystem::{FileSystem, Mounted, Settings};
+use crate::metrics::{self, Listen};
 use crate::mount::{self, MountOptions, Session};
 
 /// How long files may stay open after a signal took the mount away.
@@ -22,6 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long someone who asked for the end gets to read the answer.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How often someone who waits hears of what is being done.
+const PACE: Duration = Duration::from_millis(200);
+
+/// How often the history of the day is brought up to date.
+const HISTORY: Duration = Duration::from_secs(3600);
 
 /// What ends a mount.
 enum Event {
@@ -52,8 +60,10 @@ pub fn serve(
     dir: &Path,
     settings: &Settings,
     options: &MountOptions,
+    metrics: Option<&Listen>,
     ready: impl FnOnce() -> bool,
 ) -> Result<()> {
+    crate::memory::heed_limits();
     let (tell, events) = unbounded();
     // Before other threads, and before there is anything to lose.
     watch_signals(tell.clone())?;
@@ -76,7 +86,15 @@ pub fn serve(
             return Err(error.into());
         }
     };
+    let metrics = match metrics.map(|listen| serve_metrics(listen, &fs)).transpose() {
+        Ok(metrics) => metrics,
+        Err(error) => {
+            fs.close()?;
+            return Err(failure(Exit::Mount, error.to_string()));
+        }
+    };
     let outcome = mount_and_wait(&fs, dir, options, &events, tell, ready);
+    drop(metrics);
     log::info!("unmounted {}; flushing", dir.display());
     notify(NotifyState::Stopping);
     let (asked, outcome) = match outcome {
@@ -98,9 +116,38 @@ pub fn serve(
     result
 }
 
+/// Serves the figures of a store while it is open.
+fn serve_metrics(listen: &Listen, fs: &Arc<FileSystem>) -> crate::Result<metrics::Server> {
+    let fs = Arc::downgrade(fs);
+    let server = metrics::Server::start(listen, move || match fs.upgrade() {
+        Some(fs) => metrics::text(&fs.report()?),
+        None => Err(Error::Other("the volume is being unmounted".into())),
+    })?;
+    log::info!("metrics are served at {}", server.address());
+    Ok(server)
+}
+
+/// Has the store note each day what it holds.
+fn keep_history(fs: &Arc<FileSystem>) -> Result<()> {
+    let fs = Arc::downgrade(fs);
+    std::thread::Builder::new()
+        .name("history".into())
+        .spawn(move || {
+            while let Some(fs) = fs.upgrade() {
+                if let Err(error) = fs.note_day() {
+                    log::warn!("noting what the store holds today: {error}");
+                }
+                drop(fs);
+                std::thread::sleep(HISTORY);
+            }
+        })
+        .context("starting a thread")?;
+    Ok(())
+}
+
 /// Returns who asked for the end, if someone did.
 fn mount_and_wait(
-    fs: &FileSystem,
+    fs: &Arc<FileSystem>,
     dir: &Path,
     options: &MountOptions,
     events: &Receiver<Event>,
@@ -122,6 +169,7 @@ fn mount_and_wait(
             })
             .context("starting a thread")?;
     }
+    keep_history(fs)?;
     if !ready() {
         log::warn!("whoever wanted this mount has gone: unmounting");
         session.unmount(true)?;
@@ -238,16 +286,83 @@ struct Control {
 impl Handler for Control {
     fn handle(&self, ask: Ask, progress: &mut dyn FnMut(Value) -> bool) -> Answer {
         let result = match ask {
-            Ask::Stop | Ask::Detach => return self.stop(ask == Ask::Detach),
+            Ask::Stop => return self.stop(false),
+            Ask::Detach => return self.stop(true),
             Ask::Stat => self.with(|fs| Ok(serde_json::to_value(fs.report()?)?)),
+            Ask::Snapshots => self.with(|fs| Ok(serde_json::to_value(fs.volume().snapshots()?)?)),
+            Ask::SnapshotCreate { name } => self.with(|fs| {
+                let made = fs.volume().create_snapshot(&name, &mut |rows| {
+                    progress(rows.into());
+                })?;
+                Ok(serde_json::to_value(made)?)
+            }),
+            Ask::SnapshotDelete { name } => self.with(|fs| {
+                fs.volume().delete_snapshot(&name, &mut |rows| {
+                    progress(rows.into());
+                })?;
+                Ok(Value::Null)
+            }),
+            Ask::Send { options, to } => self.with(|fs| {
+                let sent = send::serve_send(fs, &options, &to, progress)?;
+                Ok(serde_json::to_value(sent)?)
+            }),
+            Ask::Receive { options, from } => self.with(|fs| {
+                let _models = fs.hold_models();
+                let received = send::serve_receive(fs, &options, &from, progress)?;
+                Ok(serde_json::to_value(received)?)
+            }),
             Ask::Sync => self.with(|fs| Ok(fs.volume().sync().map(|()| Value::Null)?)),
             Ask::Drain => self.with(|fs| {
                 let tier = fs.volume().tier();
                 tier.drain(&mut |now| serde_json::to_value(now).is_ok_and(&mut *progress))?;
                 Ok(Value::Null)
             }),
+            Ask::Pause | Ask::Resume => self.with(|fs| {
+                fs.volume().tier().pause_drain(matches!(ask, Ask::Pause));
+                Ok(Value::Null)
+            }),
+            Ask::Du(query) => self.with(|fs| {
+                let mut report = paced(progress);
+                let usage = fs.usage(&query, &mut |now| report(now))?;
+                Ok(serde_json::to_value(usage)?)
+            }),
+            Ask::Report => self.with(|fs| {
+                let mut report = paced(progress);
+                Ok(serde_json::to_value(
+                    fs.whole_report(&mut |now| report(now))?,
+                )?)
+            }),
+            Ask::Recode { targets, model } => self.with(|fs| {
+                let mut report = paced(progress);
+                let done = fs.recode(&targets, model.as_deref(), &mut |now| report(now))?;
+                Ok(serde_json::to_value(done)?)
+            }),
+            Ask::Models => self.with(|fs| Ok(serde_json::to_value(fs.models()?)?)),
+            Ask::ModelAdd { file } => self.with(|fs| {
+                let bytes =
+                    std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+                Ok(serde_json::to_value(fs.add_model(bytes)?)?)
+            }),
+            Ask::ModelDefault { model } => {
+                self.with(|fs| Ok(serde_json::to_value(fs.set_default_model(&model)?)?))
+            }
+            Ask::ModelGc => self.with(|fs| Ok(serde_json::to_value(fs.collect_models()?)?)),
         };
         result.map_err(|error| failed(&error))
+    }
+}
+
+/// Sends reports about five times a second.
+fn paced<'a, T: serde::Serialize>(
+    progress: &'a mut dyn FnMut(Value) -> bool,
+) -> impl FnMut(&T) -> bool + 'a {
+    let mut last = Instant::now();
+    move |now| {
+        if last.elapsed() < PACE {
+            return true;
+        }
+        last = Instant::now();
+        serde_json::to_value(now).is_ok_and(&mut *progress)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::exit::{Exit, failure};
 use super::locate::{self, Found};
 use super::{progress, report};
 use crate::control::Ask;
@@ -21,16 +22,44 @@ use crate::tier::DrainProgress;
         rest stays in the queue.",
     after_help = "Examples:\n  \
         laconicfs drain ~/notes          # of a mounted store\n  \
-        laconicfs drain ~/notes.store    # mounted or not"
+        laconicfs drain ~/notes.store    # mounted or not\n  \
+        laconicfs drain --pause ~/notes  # no more in the background until --resume"
 )]
 pub struct DrainArgs {
     /// A mount point, or a store
     #[arg(value_name = "DIR|STORE")]
     path: PathBuf,
+    /// Do nothing now, and have the mount code nothing in the background until --resume or the
+    /// next mount
+    #[arg(long, conflicts_with = "resume")]
+    pause: bool,
+    /// Let the mount go on in the background
+    #[arg(long)]
+    resume: bool,
 }
 
 pub fn run(args: &DrainArgs, json: bool) -> Result<()> {
-    let done = match locate::find(&args.path)? {
+    if args.pause || args.resume {
+        return pause(args, json);
+    }
+    let done = path(&args.path)?;
+    report::emit(json, &done, || {
+        if done.chunks_done == 0 {
+            return "nothing waits: every chunk is coded\n".into();
+        }
+        format!(
+            "coded {} chunks of {}: {} before, {} after\n",
+            done.chunks_done,
+            report::size(done.plain_done),
+            report::size(done.stored_before),
+            report::size(done.stored_after),
+        )
+    })
+}
+
+/// Drains the store that a path means, with a bar.
+pub fn path(path: &Path) -> Result<DrainProgress> {
+    Ok(match locate::find(path)? {
         Found::Open(mut open) => {
             let report: Report = open.ask_for(Ask::Stat)?;
             if let Some(mounted) = report.mounted {
@@ -49,18 +78,27 @@ pub fn run(args: &DrainArgs, json: bool) -> Result<()> {
             last
         }
         Found::Closed(store) => closed(&store)?,
+    })
+}
+
+fn pause(args: &DrainArgs, json: bool) -> Result<()> {
+    let Found::Open(mut open) = locate::find(&args.path)? else {
+        return Err(failure(
+            Exit::NotMounted,
+            format!(
+                "{} is not mounted: nothing works in its background",
+                args.path.display()
+            ),
+        ));
     };
-    report::emit(json, &done, || {
-        if done.chunks_done == 0 {
-            return "nothing waits: every chunk is coded\n".into();
-        }
-        format!(
-            "coded {} chunks of {}: {} before, {} after\n",
-            done.chunks_done,
-            report::size(done.plain_done),
-            report::size(done.stored_before),
-            report::size(done.stored_after),
-        )
+    open.ask(
+        if args.pause { Ask::Pause } else { Ask::Resume },
+        &mut |_| (),
+    )?;
+    let done = serde_json::json!({ "paused": args.pause });
+    report::emit(json, &done, || match args.pause {
+        true => "the drain rests until `laconicfs drain --resume` or the next mount\n".into(),
+        false => "the drain goes on\n".into(),
     })
 }
 

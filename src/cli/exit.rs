@@ -15,6 +15,8 @@
 //! | 9 | the mount failed: FUSE missing, a mount point in use, a bad option |
 //! | 10 | nothing is mounted there |
 //! | 11 | the store cannot be made durable; nothing was written |
+//!
+//! `fsck` has those of fsck(8) instead.
 
 use std::fmt;
 
@@ -51,7 +53,8 @@ Exit status:
    8  the disk that holds the store is full
    9  the mount failed: FUSE missing, mount point in use, bad option
   10  nothing is mounted there
-  11  the store cannot be made durable; nothing was written";
+  11  the store cannot be made durable; nothing was written
+fsck has those of fsck(8): see its help";
 
 impl Exit {
     const ALL: [Exit; 11] = [
@@ -105,7 +108,9 @@ impl Exit {
     /// What to do about it, where the message does not say so itself.
     fn advice(self) -> Option<&'static str> {
         match self {
-            Exit::Damaged => Some("`laconicfs check --scrub STORE` lists all damage"),
+            Exit::Damaged => Some(
+                "`laconicfs fsck --scrub STORE` lists all damage, --repair puts in order what can be",
+            ),
             Exit::NoSpace => Some("free some space there and try again"),
             _ => None,
         }

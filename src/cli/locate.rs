@@ -1,5 +1,8 @@
 //! From a path on the command line to the store it means.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,6 +12,8 @@ use serde_json::Value;
 use super::exit::{Exit, Failure, failure};
 use crate::control::{self, Ask, Client};
 use crate::mount;
+use crate::store::Superblock;
+use crate::usage::Target;
 
 /// What a path turned out to be.
 pub enum Found {
@@ -44,11 +49,83 @@ pub fn find(path: &Path) -> Result<Found> {
         })?;
         return Ok(Found::Open(Open { client }));
     }
+    Ok(by_store(absolute))
+}
+
+/// A store's directory, by its canonical path.
+fn by_store(store: PathBuf) -> Found {
     // A socket that nobody listens at is left over from a process that was
     // killed: the store is closed.
-    match Client::connect(&control::socket_path(&absolute)) {
-        Ok(client) => Ok(Found::Open(Open { client })),
-        Err(_) => Ok(Found::Closed(absolute)),
+    match Client::connect(&control::socket_path(&store)) {
+        Ok(client) => Found::Open(Open { client }),
+        Err(_) => Found::Closed(store),
+    }
+}
+
+/// A file or folder of a volume on the command line, and the store that it is
+/// of: `PATH` in a mount, a mount or a store as a whole, or `STORE:PATH`.
+pub fn target(path: &Path) -> Result<(PathBuf, Target)> {
+    let shown = path.display();
+    // As it stands first: names may have colons.
+    match mount::resolve(path) {
+        Ok(absolute) => {
+            if let Some(mounted) = mount::holding(&absolute)? {
+                let found = std::fs::symlink_metadata(path)
+                    .with_context(|| format!("looking at {shown}"))?;
+                let target = Target {
+                    name: path.into(),
+                    ino: found.ino(),
+                    path: PathBuf::new(),
+                };
+                return Ok((mounted.source.into(), target));
+            }
+            Superblock::read(&absolute)?;
+            return Ok((absolute, Target::whole(path)));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("looking for {shown}")),
+    }
+    let bytes = path.as_os_str().as_bytes();
+    let colons = bytes.iter().enumerate().filter(|(_, byte)| **byte == b':');
+    for (at, _) in colons {
+        let store = Path::new(OsStr::from_bytes(&bytes[..at]));
+        if let Ok(absolute) = mount::resolve(store)
+            && Superblock::read(&absolute).is_ok()
+        {
+            let target = Target {
+                path: OsStr::from_bytes(&bytes[at + 1..]).into(),
+                ..Target::whole(path)
+            };
+            return Ok((absolute, target));
+        }
+    }
+    Err(failure(Exit::NotAStore, format!("{shown} does not exist")))
+}
+
+/// The one store that all paths are of, and what they are in it.
+pub fn targets(paths: &[PathBuf]) -> Result<(Found, Vec<Target>)> {
+    let mut all: Vec<Target> = Vec::new();
+    let mut store: Option<PathBuf> = None;
+    for path in paths {
+        let (of, target) = self::target(path)?;
+        if let (Some(store), Some(first)) = (&store, all.first())
+            && *store != of
+        {
+            return Err(failure(
+                Exit::Usage,
+                format!(
+                    "{} and {} are in different stores: ask for each by itself",
+                    first.name.display(),
+                    path.display()
+                ),
+            ));
+        }
+        store = Some(of);
+        all.push(target);
+    }
+    match store {
+        Some(store) => Ok((by_store(store), all)),
+        None => Err(failure(Exit::Usage, "name a file or folder")),
     }
 }
 

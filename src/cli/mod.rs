@@ -1,24 +1,34 @@
 //! The commands of the `laconicfs` binary: one file each, and what they share.
 
 mod bench;
-mod check;
 mod codec;
 mod coded;
 mod daemon;
 mod demo;
 mod drain;
+mod du;
 mod exit;
+mod export;
 mod files;
+mod fsck;
+mod import;
 mod locate;
 mod logging;
 mod mkfs;
 mod model;
 mod models;
 mod mount;
+mod page;
+mod pipe;
+mod place;
 mod progress;
+mod recode;
 mod report;
+mod send;
 mod size;
+mod snapshot;
 mod stat;
+mod top;
 mod umount;
 
 use std::ffi::{OsStr, OsString};
@@ -69,12 +79,33 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Show what a store holds and takes
     Stat(stat::StatArgs),
-    /// Check a store that is not mounted
-    Check(check::CheckArgs),
+    /// Show what files and folders take, by codec and tier
+    Du(du::DuArgs),
+    /// Show live what a mounted store does
+    Top(top::TopArgs),
+    /// Show a store on one page, with plots
+    Report(page::ReportArgs),
+    /// Code files and folders now, as their policies say
+    Compress(recode::CompressArgs),
+    /// Code files and folders again, with another model
+    Recompress(recode::RecompressArgs),
+    /// Check a store that is not mounted, and repair it
+    #[command(visible_alias = "check")]
+    Fsck(fsck::FsckArgs),
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Write a snapshot as a stream, for `receive`
+    Send(send::SendArgs),
+    /// Make a store, or a snapshot, of a stream
+    Receive(send::ReceiveArgs),
+    /// Copy plain files into a store
+    Import(import::ImportArgs),
+    /// Copy the files of a store out as plain files
+    Export(export::ExportArgs),
     /// Use or measure the codec alone, on files
     #[command(subcommand)]
     Codec(codec::CodecCommand),
-    /// List, describe or import models
+    /// List, describe, import, add or remove models
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// See it work: a temporary store, a mount, every byte compared
@@ -88,17 +119,24 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version go to standard output and are no failure.
             let _ = error.print();
+            let fsck = |arg: &OsString| arg == "fsck" || arg == "check";
             return match error.use_stderr() {
+                true if std::env::args_os().nth(1).as_ref().is_some_and(fsck) => {
+                    ExitCode::from(fsck::USAGE)
+                }
                 true => ExitCode::from(Exit::Usage as u8),
                 false => ExitCode::SUCCESS,
             };
         }
     };
     match catch_unwind(AssertUnwindSafe(|| run(&cli))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(status)) => ExitCode::from(status),
         Ok(Err(error)) => {
             complain(&exit::message(&error));
-            ExitCode::from(Exit::of(&error) as u8)
+            ExitCode::from(match &cli.command {
+                Command::Fsck(_) => fsck::FAILED,
+                _ => Exit::of(&error) as u8,
+            })
         }
         Err(_) => {
             complain("that was a bug of laconicfs, please report it; stored data is not affected");
@@ -107,23 +145,35 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+/// Returns the exit status of what went well.
+fn run(cli: &Cli) -> Result<u8> {
     let json = cli.json;
     // The daemon of a mount logs to its store.
     if !matches!(&cli.command, Command::Mount(args) if args.logs_itself()) {
         logging::to_stderr();
     }
-    match &cli.command {
+    let done = match &cli.command {
         Command::Mkfs(args) => mkfs::run(args, json),
         Command::Mount(args) => mount::run(args, json),
         Command::Umount(args) => umount::run(args, json),
         Command::Drain(args) => drain::run(args, json),
         Command::Stat(args) => stat::run(args, json),
-        Command::Check(args) => check::run(args, json),
+        Command::Du(args) => du::run(args, json),
+        Command::Top(args) => top::run(args, json),
+        Command::Report(args) => page::run(args, json),
+        Command::Compress(args) => recode::compress(args, json),
+        Command::Recompress(args) => recode::recompress(args, json),
+        Command::Fsck(args) => return fsck::run(args, json),
+        Command::Snapshot(command) => snapshot::run(command, json),
+        Command::Send(args) => send::send_stream(args, json),
+        Command::Receive(args) => send::receive(args, json),
+        Command::Import(args) => import::run(args, json),
+        Command::Export(args) => export::run(args, json),
         Command::Codec(command) => codec::run(command, json),
         Command::Model(command) => model::run(command, json),
         Command::Demo(args) => demo::run(args, json),
-    }
+    };
+    done.map(|()| fsck::CLEAN)
 }
 
 fn complain(message: &str) {

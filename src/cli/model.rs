@@ -1,15 +1,19 @@
 //! `laconicfs model`: what codes the chunks.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::exit::{Exit, failure};
+use super::locate::{self, Found};
+use super::models;
 use super::report::{self, Table, size};
-use super::{locate, models};
-use crate::filesystem::FileSystem;
+use crate::control::Ask;
+use crate::filesystem::{FileSystem, Settings, StoreModel};
 use crate::lm::model::{self, ImportOptions, Model};
 
 #[derive(Subcommand)]
@@ -29,6 +33,37 @@ pub enum ModelCommand {
     Info {
         #[arg(value_name = "MODEL", help = models::HELP)]
         model: Option<String>,
+    },
+    /// Add a model to a store
+    #[command(
+        long_about = "Add the model of a file to a store, mounted or not. New chunks go on being \
+            coded with the store's own; `model default` changes that, and `recompress` codes again \
+            what is stored.",
+        after_help = "Example:\n  laconicfs model add ~/notes.store big.lcm"
+    )]
+    Add {
+        /// A store or its mount point
+        store: PathBuf,
+        #[arg(value_name = "MODEL", help = models::HELP)]
+        model: String,
+    },
+    /// Choose the model that new chunks are coded with
+    #[command(after_help = "Example:\n  laconicfs model default ~/notes.store big")]
+    Default {
+        /// A store or its mount point
+        store: PathBuf,
+        /// Model of the store: its name, or the beginning of its hash
+        model: String,
+    },
+    /// Remove the models of a store that no chunk needs
+    #[command(
+        long_about = "Remove the models that no chunk of a store needs, except the one that new \
+            chunks are coded with. Nothing that is stored can be lost by it.",
+        after_help = "Example:\n  laconicfs model gc ~/notes.store"
+    )]
+    Gc {
+        /// A store or its mount point
+        store: PathBuf,
     },
     /// Make a model file of a checkpoint
     #[command(
@@ -60,10 +95,109 @@ pub struct ImportArgs {
 
 pub fn run(command: &ModelCommand, json: bool) -> Result<()> {
     match command {
-        ModelCommand::List { store } => list(store.as_ref(), json),
+        ModelCommand::List { store: Some(store) } => list_of(store, json),
+        ModelCommand::List { store: None } => list(json),
         ModelCommand::Info { model } => info(model.as_deref(), json),
         ModelCommand::Import(args) => import(args, json),
+        ModelCommand::Add { store, model } => add(store, model, json),
+        ModelCommand::Default { store, model } => default(store, model, json),
+        ModelCommand::Gc { store } => gc(store, json),
     }
+}
+
+/// Does something with an open store, in the process that has it open or here.
+fn with_store<T: DeserializeOwned>(
+    store: &Path,
+    ask: Ask,
+    settings: &Settings,
+    here: impl FnOnce(&FileSystem) -> crate::Result<T>,
+) -> Result<T> {
+    match locate::find(store)? {
+        Found::Open(mut open) => open.ask_for(ask),
+        Found::Closed(store) => {
+            let fs = FileSystem::open(&store, settings)?;
+            let result = here(&fs);
+            fs.close().context("closing the store")?;
+            Ok(result?)
+        }
+    }
+}
+
+/// To change models and nothing else.
+fn quiet() -> Settings {
+    Settings {
+        drain_threads: 0,
+        ..Settings::default()
+    }
+}
+
+fn add(store: &Path, model: &str, json: bool) -> Result<()> {
+    let bytes = models::find(Some(model))?.ok_or_else(|| {
+        failure(
+            Exit::Model,
+            "name a model to add: a file, or the embedded one",
+        )
+    })?;
+    // A mount reads the file itself: the embedded model goes through one too.
+    let mut file = tempfile::NamedTempFile::new().context("making a temporary file")?;
+    file.write_all(&bytes).context("writing a temporary file")?;
+    let ask = Ask::ModelAdd {
+        file: file.path().into(),
+    };
+    let added: StoreModel = with_store(store, ask, &quiet(), |fs| fs.add_model(bytes))?;
+    report::emit(json, &added, || {
+        format!(
+            "added {}; to code new chunks with it: laconicfs model default {} {}\n",
+            added.name,
+            store.display(),
+            &added.hash[..16.min(added.hash.len())]
+        )
+    })
+}
+
+fn default(store: &Path, model: &str, json: bool) -> Result<()> {
+    let ask = Ask::ModelDefault {
+        model: model.into(),
+    };
+    let chosen: StoreModel = with_store(store, ask, &quiet(), |fs| fs.set_default_model(model))?;
+    report::emit(json, &chosen, || {
+        format!("new chunks are coded with {}\n", chosen.name)
+    })
+}
+
+fn gc(store: &Path, json: bool) -> Result<()> {
+    let removed: Vec<StoreModel> =
+        with_store(store, Ask::ModelGc, &quiet(), FileSystem::collect_models)?;
+    report::emit(json, &removed, || match removed.is_empty() {
+        true => "every model is needed\n".into(),
+        false => removed
+            .iter()
+            .map(|model| format!("removed {} ({})\n", model.name, size(model.file_bytes)))
+            .collect(),
+    })
+}
+
+fn list_of(store: &Path, json: bool) -> Result<()> {
+    let models: Vec<StoreModel> =
+        with_store(store, Ask::Models, &Settings::look(), FileSystem::models)?;
+    report::emit(json, &models, || {
+        if models.is_empty() {
+            return "the store holds no model\n".into();
+        }
+        let mut table = Table::new(&["name", "parameters", "bytes", "hash", "", ""]);
+        for model in &models {
+            let mark = |set: bool, text: &str| if set { text } else { "" }.to_string();
+            table.row(vec![
+                model.name.clone(),
+                model.parameters.to_string(),
+                model.file_bytes.to_string(),
+                model.hash[..16.min(model.hash.len())].into(),
+                mark(model.default, "default"),
+                mark(model.in_use, "in use"),
+            ]);
+        }
+        table.to_string()
+    })
 }
 
 /// A model's figures.
@@ -71,21 +205,14 @@ fn describe(model: &Model) -> Result<Value> {
     serde_json::to_value(model.info()).context("writing JSON")
 }
 
-fn list(store: Option<&PathBuf>, json: bool) -> Result<()> {
-    let files = match store {
-        Some(store) => FileSystem::models_of(&locate::store(store)?)?,
-        None => model::embedded().map(<[u8]>::to_vec).into_iter().collect(),
-    };
+fn list(json: bool) -> Result<()> {
     let mut values = Vec::new();
-    for bytes in files {
-        values.push(describe(&Model::parse(bytes)?)?);
+    if let Some(bytes) = model::embedded() {
+        values.push(describe(&Model::parse(bytes.to_vec())?)?);
     }
     report::emit(json, &values, || {
         if values.is_empty() {
-            return match store {
-                Some(_) => "the store holds no model\n".into(),
-                None => "this build carries no model\n".into(),
-            };
+            return "this build carries no model\n".into();
         }
         let mut table = Table::new(&["name", "parameters", "bytes", "hash"]);
         for value in &values {

@@ -15,8 +15,10 @@ use super::exit::{self, Exit, Failure, failure};
 use super::{locate, logging, report, size};
 use crate::control::Failed;
 use crate::filesystem::Settings;
+use crate::metrics::Listen;
 use crate::mount::MountOptions;
 use crate::store::Superblock;
+use crate::tier::{Hours, Rules};
 
 #[derive(Args)]
 #[command(
@@ -50,7 +52,10 @@ pub struct MountArgs {
     /// Make DIR if it does not exist
     #[arg(long)]
     create: bool,
-    /// Memory for chunks that have been decoded
+    /// Memory to take at most [default: a quarter of what the machine allows]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory: Option<u64>,
+    /// Of it, memory for chunks that have been decoded
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
     cache: u64,
     /// Code chunks in the background once they have been left alone for so long
@@ -59,6 +64,26 @@ pub struct MountArgs {
     /// Threads that code in the background; 0 leaves it to `laconicfs drain` [default: all]
     #[arg(long, value_name = "N")]
     drain_threads: Option<usize>,
+    /// Per cent of the time of each of these threads
+    #[arg(long, value_name = "PERCENT", default_value_t = 100,
+        value_parser = clap::value_parser!(u8).range(1..=100))]
+    drain_cpu: u8,
+    /// Code in the background only in these hours of the day, such as 22:00-06:00
+    #[arg(long, value_name = "HOURS", default_value = "always")]
+    drain_hours: Hours,
+    /// Code nothing in the background while the load of others is above this
+    #[arg(long, value_name = "LOAD")]
+    max_load: Option<f64>,
+    /// Code nothing in the background while on a battery that holds less per cent
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    min_battery: Option<u8>,
+    /// Per cent by which the language model must beat the other codecs
+    #[arg(long, value_name = "PERCENT", default_value_t = crate::codec::MARGIN,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    lm_margin: u8,
+    /// Serve metrics at a loopback address, such as 127.0.0.1:9464, or a Unix socket: unix:PATH
+    #[arg(long, value_name = "WHERE")]
+    metrics: Option<Listen>,
     /// Write what became of the mount to standard output, for the process that started this one
     #[arg(long, hide = true)]
     tell_parent: bool,
@@ -108,6 +133,7 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
         return background(args, &store, &dir, json);
     }
     let settings = settings(args, &options);
+    options.background = settings.budget()?.background;
     if args.tell_parent {
         daemon::leave_terminal();
         logging::to_file(&store).or_else(|error| match options.volume.read_only {
@@ -115,7 +141,8 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
             false => Err(error).context("opening the log in the store"),
         })?;
     }
-    daemon::serve(&store, &dir, &settings, &options, || {
+    let metrics = args.metrics.as_ref();
+    daemon::serve(&store, &dir, &settings, &options, metrics, || {
         match args.tell_parent {
             true => tell(&Told::Ready),
             false => {
@@ -129,8 +156,16 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
 fn settings(args: &MountArgs, options: &MountOptions) -> Settings {
     let mut settings = Settings {
         volume: options.volume,
+        memory: args.memory,
         cache_bytes: usize::try_from(args.cache).unwrap_or(usize::MAX),
-        quiet: Duration::from_secs(args.quiet),
+        rules: Rules {
+            quiet: Duration::from_secs(args.quiet),
+            cpu_share: args.drain_cpu,
+            hours: args.drain_hours.clone(),
+            max_load: args.max_load,
+            min_battery: args.min_battery,
+        },
+        lm_margin: args.lm_margin,
         salvage: options.salvage,
         ..Settings::default()
     };
@@ -189,11 +224,23 @@ fn background(args: &MountArgs, store: &Path, dir: &Path, json: bool) -> Result<
     for list in &args.options {
         command.arg("-o").arg(list);
     }
+    if let Some(memory) = args.memory {
+        command.arg("--memory").arg(memory.to_string());
+    }
     command.arg("--cache").arg(args.cache.to_string());
     command.arg("--quiet").arg(args.quiet.to_string());
-    if let Some(threads) = args.drain_threads {
-        command.arg("--drain-threads").arg(threads.to_string());
-    }
+    let mut pass = |flag: &str, value: Option<String>| {
+        if let Some(value) = value {
+            command.arg(flag).arg(value);
+        }
+    };
+    pass("--drain-threads", args.drain_threads.map(|n| n.to_string()));
+    pass("--drain-cpu", Some(args.drain_cpu.to_string()));
+    pass("--drain-hours", Some(args.drain_hours.to_string()));
+    pass("--max-load", args.max_load.map(|load| load.to_string()));
+    pass("--min-battery", args.min_battery.map(|n| n.to_string()));
+    pass("--lm-margin", Some(args.lm_margin.to_string()));
+    pass("--metrics", args.metrics.as_ref().map(Listen::to_string));
     // What it says beside its log, a crash of the allocator say, goes there too.
     let log = std::fs::OpenOptions::new()
         .create(true)

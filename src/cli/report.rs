@@ -18,6 +18,15 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Writes one line of several; `false` when the reader has gone away.
+pub fn line(text: &str) -> Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("writing to standard output"),
+    }
+}
+
 /// Prints `value` as JSON, or what `human` says.
 pub fn emit<T: Serialize>(json: bool, value: &T, human: impl FnOnce() -> String) -> Result<()> {
     if json {
@@ -30,6 +39,17 @@ pub fn emit<T: Serialize>(json: bool, value: &T, human: impl FnOnce() -> String)
 /// A size for people: `1.25 MiB`.
 pub fn size(bytes: u64) -> String {
     BinaryBytes(bytes).to_string()
+}
+
+/// A time for people, from seconds: `3h 20m`.
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.clamp(0.0, 1e9).round() as u64;
+    match (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
 }
 
 /// `part` of `whole` per cent; a dash where there is no whole.
@@ -117,5 +137,7 @@ mod tests {
         assert_eq!(bits_per_byte(5, 0), 0.0);
         assert_eq!(bits_per_byte(1, 4), 2.0);
         assert_eq!(size(1536), "1.50 KiB");
+        let texts = [0.4, 61.0, 3_700.0, 200_000.0, f64::INFINITY].map(duration);
+        assert_eq!(texts, ["0s", "1m 1s", "1h 1m", "2d 7h", "11574d 1h"]);
     }
 }

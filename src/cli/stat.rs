@@ -75,6 +75,12 @@ pub fn human(stat: &Report) -> String {
         ),
     );
     line("logical", size(stat.logical));
+    if stat.snapshots > 0 {
+        line(
+            "snapshots",
+            format!("{} of {} of files", stat.snapshots, size(stat.in_snapshots)),
+        );
+    }
     line(
         "on disk",
         format!(
@@ -102,6 +108,39 @@ pub fn human(stat: &Report) -> String {
             size(stat.queue.plain)
         ),
     );
+    let drain = &stat.drain;
+    line(
+        "drain",
+        match (&drain.why, drain.rate) {
+            (Some(why), _) => format!("rests: {why}"),
+            (None, Some(rate)) => format!(
+                "works at {}/s{}",
+                size(rate as u64),
+                match drain.seconds_left {
+                    Some(left) => format!(", about {} to go", report::duration(left)),
+                    None => String::new(),
+                }
+            ),
+            (None, None) => "works".into(),
+        },
+    );
+    let limit = |text: Option<String>| text.map(|text| format!(", {text}")).unwrap_or_default();
+    line(
+        "",
+        format!(
+            "{} threads at idle priority, {} % of their time; after {} s, hours: {}{}{}",
+            drain.threads,
+            drain.cpu_share,
+            drain.quiet,
+            drain.hours,
+            limit(drain.max_load.map(|load| format!("load up to {load}"))),
+            limit(
+                drain
+                    .min_battery
+                    .map(|held| format!("battery from {held} %"))
+            ),
+        ),
+    );
     line(
         "cache",
         format!(
@@ -117,7 +156,7 @@ pub fn human(stat: &Report) -> String {
         line(
             "damaged",
             format!(
-                "{} chunks could not be read since the mount; see: laconicfs check --scrub",
+                "{} chunks could not be read since the mount; see: laconicfs fsck --scrub",
                 stat.damaged
             ),
         );

@@ -1,21 +1,34 @@
 //! Cheap looks at a chunk that decide what is worth trying.
 
-/// Per cent by which the language model must beat the codecs without it: it
-/// takes ten times as long to read.
-const MARGIN: usize = 3;
-
 /// Below this many bytes the header of a modelled frame eats the gain.
 const SHORT: usize = 16;
 
 /// Whether a chunk can gain anything from contexts or a model. `zstd_len`: what
 /// the best of raw and zstd makes of it.
 pub fn worth_modelling(plain: &[u8], zstd_len: usize) -> bool {
-    plain.len() >= SHORT && (zstd_len * 100 < plain.len() * 97 || !is_noise(plain))
+    plain.len() >= SHORT && (shrinks(plain, zstd_len) || !is_noise(plain))
 }
 
-/// Whether the language model's frame is smaller by enough.
-pub fn model_earns_its_time(lm: usize, others: usize) -> bool {
-    lm * 100 <= others * (100 - MARGIN)
+/// Whether a chunk is surely not worth more than the fastest look at it, whose
+/// result is `fast_len` bytes: zstd found no repetition and its bytes are noise.
+pub fn is_hopeless(plain: &[u8], fast_len: usize) -> bool {
+    !shrinks(plain, fast_len) && is_noise(plain)
+}
+
+/// Whether the model is worth trying: what neither zstd nor contexts make
+/// smaller, it does not either, and it takes ten times as long to find out.
+pub fn worth_predicting(plain: &[u8], zstd_len: usize, mix_len: usize) -> bool {
+    shrinks(plain, zstd_len.min(mix_len))
+}
+
+fn shrinks(plain: &[u8], len: usize) -> bool {
+    len * 100 < plain.len() * 97
+}
+
+/// Whether the language model's frame is smaller by enough: it must beat the
+/// others by `margin` per cent.
+pub fn model_earns_its_time(lm: usize, others: usize, margin: u8) -> bool {
+    lm * 100 <= others * (100 - usize::from(margin.min(100)))
 }
 
 /// Whether all bytes are about equally frequent, as in what is compressed or
@@ -55,7 +68,19 @@ mod tests {
 
     #[test]
     fn the_model_must_win_by_the_margin() {
-        assert!(model_earns_its_time(97, 100));
-        assert!(!model_earns_its_time(98, 100));
+        assert!(model_earns_its_time(97, 100, 3));
+        assert!(!model_earns_its_time(98, 100, 3));
+        assert!(model_earns_its_time(100, 100, 0));
+        assert!(!model_earns_its_time(1, 100, 100));
+    }
+
+    #[test]
+    fn noise_is_hopeless_unless_it_repeats() {
+        assert!(is_hopeless(&noise(65536), 65536));
+        // The same noise twice, and zstd has found that.
+        assert!(!is_hopeless(&noise(32768).repeat(2), 32800));
+        assert!(!is_hopeless(&[b'a'; 4096], 4096));
+        assert!(worth_predicting(&[0; 100], 99, 90));
+        assert!(!worth_predicting(&[0; 100], 99, 98));
     }
 }

@@ -44,7 +44,7 @@ fn every_kind_returns_every_byte() {
             );
             assert_eq!(frame, codec.encode_as(kind, plain).unwrap(), "{kind:?}");
         }
-        let cold = codec.encode_cold(plain).unwrap();
+        let cold = codec.encode_cold(&[plain]).remove(0).unwrap();
         assert!(cold.len() <= plain.len() + 1);
         assert_eq!(
             &codec.decode(&codec.encode_hot(plain), plain.len()).unwrap(),
@@ -62,8 +62,63 @@ fn chunks_of_a_model_that_is_not_here_say_so() {
         let error = Codec::default().encode_as(Some(kind), b"text").unwrap_err();
         assert!(matches!(error, Error::Model(_)), "{error}");
     }
-    let model = codec().model().unwrap().clone();
+    let model = codec().model().unwrap();
     assert!(Codec::with_models(vec![model.clone(), model]).is_err());
+}
+
+#[test]
+fn policies_bound_the_choice() {
+    let codec = codec();
+    let plain = text(4000);
+    let coded = |policy| {
+        let wanted = Wanted {
+            plain: &plain,
+            policy,
+            model: None,
+        };
+        codec.encode_wanted(&[wanted]).remove(0).unwrap()
+    };
+    let kind = |policy| Kind::of(&coded(policy)).unwrap();
+    assert_eq!(kind(Policy::None), Kind::Raw);
+    assert_eq!(kind(Policy::Zstd), Kind::Zstd);
+    assert!(kind(Policy::Mix) <= Kind::Mix);
+    let len = |policy| coded(policy).len();
+    assert!(len(Policy::Lm) <= len(Policy::Auto));
+    assert!(len(Policy::Auto) <= len(Policy::Mix));
+    assert!(len(Policy::Mix) <= len(Policy::Zstd));
+    assert!(len(Policy::Zstd) < len(Policy::None));
+    let hot = |policy| Kind::of(&codec.encode_hot_for(policy, &plain)).unwrap();
+    assert_eq!(hot(Policy::None), Kind::Raw);
+    assert_eq!(hot(Policy::Lm), Kind::Zstd);
+    // A margin that nobody can reach keeps the model out, except where it is wanted.
+    codec.set_margin(100);
+    assert!(kind(Policy::Auto) != Kind::Lm);
+}
+
+#[test]
+fn models_come_and_go() {
+    let one = codec().model().unwrap();
+    let other = Model::parse(MODEL.to_vec()).unwrap();
+    let id = |model: &Model| model_id(&model.hash());
+    let (first, second) = (id(&one), id(&other));
+    let codec = Codec::with_models(vec![one.clone()]).unwrap();
+    assert!(!codec.add_model(one).unwrap());
+    // Its mixer section is not one: a model that cannot be used is no model.
+    assert!(codec.add_model(Arc::new(other)).is_err());
+    assert_eq!(codec.model_id(), Some(first));
+    assert!(codec.set_default_model(first) && !codec.set_default_model(second));
+    let frame = codec.encode_as(Some(Kind::Lm), &text(900)).unwrap();
+    assert_eq!(model_of(&frame), Some(first));
+    assert_eq!(model_of(&codec.encode_hot(b"text")), None);
+    let unknown = Wanted {
+        plain: b"text, and again text, and again text",
+        policy: Policy::Lm,
+        model: Some(second),
+    };
+    assert!(codec.encode_wanted(&[unknown]).remove(0).is_err());
+    codec.remove_model(first);
+    assert!(codec.model().is_none());
+    assert!(matches!(codec.decode(&frame, 900), Err(Error::Model(_))));
 }
 
 #[test]
@@ -106,6 +161,46 @@ fn write_golden() {
         let frame = codec().encode_as(Some(kind), &text(5000)).unwrap();
         std::fs::write(golden(kind), frame).unwrap();
     }
+}
+
+/// Many frames at once give what each gives alone, whatever lies beside it:
+/// other kinds, other lengths, damage.
+#[test]
+fn frames_decoded_side_by_side_do_not_disturb_each_other() {
+    let codec = codec();
+    let lengths = [9000, 0, 1, 12_000, 700, 30_000, 9000, 2, 20_000, 3000];
+    let mut frames: Vec<(Vec<u8>, usize)> = Vec::new();
+    for (i, &len) in lengths.iter().enumerate() {
+        let kind = if i == 4 { Kind::Mix } else { Kind::Lm };
+        let plain = text(len + i).split_off(i);
+        frames.push((codec.encode_as(Some(kind), &plain).unwrap(), len));
+    }
+    frames.push((codec.encode_as(Some(Kind::Zstd), &text(900)).unwrap(), 900));
+    // Damage: a flipped byte, a wrong length, a cut head, no frame at all, a
+    // model that is not here.
+    let mut odd = frames[5].clone();
+    odd.0[40] ^= 0x55;
+    let mut stranger = frames[0].clone();
+    stranger.0[1] ^= 1;
+    let longer = (frames[3].0.clone(), 12_001);
+    let cut = (frames[3].0[..6].to_vec(), 12_000);
+    for damaged in [odd, longer, cut, (Vec::new(), 5), stranger] {
+        frames.insert(frames.len() / 2, damaged);
+    }
+    let coded: Vec<Coded> = frames.iter().map(|(f, len)| (f.as_slice(), *len)).collect();
+    let show = |plain: Result<Vec<u8>>| plain.map_err(|error| error.to_string());
+    let alone: Vec<_> = (coded.iter().map(|(f, len)| show(codec.decode(f, *len)))).collect();
+    assert!(alone.iter().filter(|plain| plain.is_err()).count() >= 4);
+    for threads in [1, 3] {
+        let together: Vec<_> = codec
+            .decode_all(threads, &coded)
+            .into_iter()
+            .map(show)
+            .collect();
+        assert_eq!(together, alone);
+    }
+    let together: Vec<_> = codec.decode_many(&coded).into_iter().map(show).collect();
+    assert_eq!(together, alone);
 }
 
 proptest! {

@@ -45,6 +45,14 @@ impl Client {
             }
             let line: Line = serde_json::from_str(&line)
                 .map_err(|e| Error::Other(format!("a malformed reply: {e}")))?;
+            // What a server of another version says about that is for people.
+            if line.v != VERSION && !matches!(line.reply, Reply::Failed(_)) {
+                return Err(Error::Other(format!(
+                    "the mount speaks version {} of the control protocol and this program version \
+                     {VERSION}: unmount and mount again with this program",
+                    line.v
+                )));
+            }
             match line.reply {
                 Reply::Progress(value) => progress(value),
                 Reply::Done(value) => return Ok(Ok(value)),

@@ -3,13 +3,13 @@
 //! A Unix socket that only its owner may use, in the store's directory, or in
 //! the run-time directory where that path would be too long for a socket.
 //! Requests and replies are lines of JSON, each with the version `v` of the
-//! protocol:
+//! protocol; `docs/format-control.md` describes it.
 //!
 //! ```text
-//! -> {"v":1,"ask":"drain"}
-//! <- {"v":1,"progress":{"chunks_done":10, ...}}      any number of times
-//! <- {"v":1,"done":null}                             once
-//! <- {"v":1,"failed":{"exit":8,"message":"..."}}     or this
+//! -> {"v":2,"ask":"drain"}
+//! <- {"v":2,"progress":{"chunks_done":10, ...}}      any number of times
+//! <- {"v":2,"done":null}                             once
+//! <- {"v":2,"failed":{"exit":8,"message":"..."}}     or this
 //! ```
 
 mod client;
@@ -21,11 +21,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backup::{ReceiveOptions, SendOptions};
+use crate::usage;
+
 pub use client::Client;
 pub use server::{Handler, Server};
 
 /// Version of the protocol. A server answers only its own.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest path of a socket: `sun_path` without its final NUL.
 const LONGEST: usize = 107;
@@ -34,19 +37,66 @@ const LONGEST: usize = 107;
 pub const NAME: &str = "control";
 
 /// What can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ask {
     /// The store in figures: a [`Report`](crate::filesystem::Report).
     Stat,
     /// Code every chunk that is stored by now as small as it gets.
     Drain,
+    /// The snapshots: a list of [`Snapshot`](crate::volume::Snapshot).
+    Snapshots,
+    /// Make one; answered with it, progress is a number of rows.
+    SnapshotCreate {
+        name: String,
+    },
+    /// Remove one.
+    SnapshotDelete {
+        name: String,
+    },
+    /// Write a snapshot's stream into a pipe; progress is a number of bytes,
+    /// the answer a [`Sent`](crate::backup::Sent).
+    Send {
+        options: SendOptions,
+        to: PathBuf,
+    },
+    /// Read a stream from a pipe; answered with a
+    /// [`Received`](crate::backup::Received).
+    Receive {
+        options: ReceiveOptions,
+        from: PathBuf,
+    },
     /// Make everything durable.
     Sync,
     /// Unmount; answered when everything is flushed and the store is free.
     Stop,
     /// Take the mount away now, even if files are in use.
     Detach,
+    /// Have the drain rest in the background, or go on.
+    Pause,
+    Resume,
+    /// What files take: a [`Usage`](usage::Usage).
+    Du(usage::Query),
+    /// Everything: a [`WholeReport`](crate::filesystem::WholeReport).
+    Report,
+    /// Code files again: a [`RecodeProgress`](crate::tier::RecodeProgress).
+    Recode {
+        targets: Vec<usage::Target>,
+        /// Name or beginning of the hash of a model of the store.
+        model: Option<String>,
+    },
+    /// The models of the store: [`StoreModel`](crate::filesystem::StoreModel)s.
+    Models,
+    /// Add the model that this file holds.
+    ModelAdd {
+        file: PathBuf,
+    },
+    /// Have a model code new chunks.
+    ModelDefault {
+        model: String,
+    },
+    /// Remove the models that no chunk needs.
+    ModelGc,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -165,13 +215,70 @@ mod tests {
     #[test]
     fn nonsense_and_other_versions_are_refused() {
         let (_dir, _server, path) = served();
-        for line in ["{\"v\":2,\"ask\":\"stat\"}\n", "nonsense\n", "{}\n"] {
+        for (line, says) in [
+            ("{\"v\":1,\"ask\":\"stat\"}", "unmount and mount again"),
+            ("{\"v\":99,\"ask\":\"stat\"}", "unmount and mount again"),
+            ("{\"v\":2,\"ask\":\"fly\"}", "malformed request"),
+            ("nonsense", "malformed request"),
+            ("{}", "malformed request"),
+        ] {
             let mut stream = UnixStream::connect(&path).unwrap();
-            stream.write_all(line.as_bytes()).unwrap();
+            stream.write_all(format!("{line}\n").as_bytes()).unwrap();
             let mut reply = String::new();
             BufReader::new(stream).read_line(&mut reply).unwrap();
             let reply: Line = serde_json::from_str(&reply).unwrap();
-            assert!(matches!(reply.reply, Reply::Failed(_)), "{line}");
+            assert_eq!(reply.v, VERSION);
+            match reply.reply {
+                Reply::Failed(failed) => assert!(failed.message.contains(says), "{failed:?}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+
+    /// A server of another version, as far as a client can tell.
+    #[test]
+    fn a_server_of_another_version_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            for reply in [
+                "{\"v\":7,\"done\":[1]}\n",
+                "{\"v\":1,\"failed\":{\"exit\":1,\"message\":\"speaks 1\"}}\n",
+            ] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = String::new();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                reader.read_line(&mut request).unwrap();
+                stream.write_all(reply.as_bytes()).unwrap();
+            }
+        });
+        let mut client = Client::connect(&path).unwrap();
+        let error = client.ask(Ask::Stat, &mut |_| ()).unwrap_err().to_string();
+        assert!(
+            error.contains("version 7") && error.contains("mount again"),
+            "{error}"
+        );
+        // What an old one says about our version is shown as it is.
+        let mut client = Client::connect(&path).unwrap();
+        let failed = client.ask(Ask::Stat, &mut |_| ()).unwrap().unwrap_err();
+        assert_eq!(failed.message, "speaks 1");
+        server.join().unwrap();
+    }
+
+    /// The lines of `docs/format-control.md`.
+    #[test]
+    fn lines_are_as_described() {
+        let line = |ask| serde_json::to_string(&Request { v: VERSION, ask }).unwrap();
+        assert_eq!(line(Ask::Stat), "{\"v\":2,\"ask\":\"stat\"}");
+        let doc = include_str!("../../docs/format-control.md");
+        for ask in [Ask::Stat, Ask::Drain, Ask::Sync, Ask::Stop, Ask::Detach] {
+            let name = serde_json::to_value(&ask).unwrap();
+            let name = name.as_str().unwrap().to_string();
+            assert!(
+                doc.contains(&format!("| `{name}` |")),
+                "{name} is not described"
+            );
         }
     }
 

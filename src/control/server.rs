@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 pub(super) const EXTRA: usize = 16;
 
 /// Longest request, in bytes.
-const REQUEST: u64 = 4096;
+const REQUEST: u64 = 1 << 20;
 
 /// What answers.
 pub trait Handler: Send + Sync + 'static {

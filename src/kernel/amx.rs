@@ -8,8 +8,10 @@
 use std::arch::asm;
 use std::sync::OnceLock;
 
-use super::avx512::{Vnni, signed_rows};
+use super::avx512::{Sums, Vnni, attend, correction, places, signed_rows};
+use super::number::Scale;
 use super::pack::{COLUMNS, INPUTS, Packed, Packing, Window};
+use super::{Attention, GateScales, HeadScales, Norm};
 
 pub struct Tiles;
 
@@ -174,10 +176,8 @@ impl super::Dots for Tiles {
             return unsafe { signed_rows(w, rows, a, out) };
         }
         let (stride_in, stride_out) = (w.stride_in(), w.stride_out());
-        // SAFETY: tiles are available; the configuration is 64 bytes
-        unsafe {
-            asm!("ldtilecfg [{c}]", c = in(reg) &raw const CONFIG, options(nostack, readonly));
-        }
+        // SAFETY: tiles are available
+        unsafe { configure(&CONFIG) };
         for column in (0..stride_out).step_by(2 * COLUMNS) {
             // SAFETY: `stride_out` is a multiple of 64; column blocks have
             // `16 * stride_in` bytes
@@ -202,21 +202,183 @@ impl super::Dots for Tiles {
             }
         }
         // SAFETY: tiles are available and no longer in use
-        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        unsafe { release() };
     }
 
+    unsafe fn attend(
+        queries: &[i8],
+        scales: &[Scale],
+        unit: Scale,
+        window: &Window,
+        scratch: &mut Attention,
+        out: &mut [i32],
+        out_scales: &mut [Scale],
+    ) {
+        // rows of tiles are the queries, their bytes two for each
+        if window.head_dim.is_multiple_of(64) && scales.len() <= 8 {
+            // SAFETY: the same contract
+            unsafe { attend::<Tiles>(queries, scales, unit, window, scratch, out, out_scales) }
+        } else {
+            // SAFETY: the same contract
+            unsafe { attend::<Vnni>(queries, scales, unit, window, scratch, out, out_scales) }
+        }
+    }
+
+    super::avx512_steps! {}
+}
+
+/// Tiles for attention: 0 to 3 for sums and 7 for what is multiplied, of so
+/// many rows; 4 to 6 for keys or values.
+fn attention_tiles(rows: usize) -> Config {
+    let mut c = CONFIG.0;
+    for tile in [0, 1, 2, 3, 7] {
+        c[48 + tile] = rows as u8;
+    }
+    Config(c)
+}
+
+/// Uses these tiles from now on.
+///
+/// # Safety
+/// Tiles are available.
+unsafe fn configure(config: &Config) {
+    // SAFETY: the configuration is 64 bytes; only tile registers change
+    unsafe {
+        asm!("ldtilecfg [{c}]", c = in(reg) &raw const *config, options(nostack, readonly));
+    }
+}
+
+/// Only for at most 8 queries and heads of a multiple of 64 channels.
+impl Sums for Tiles {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn scores(queries: &[i8], window: &Window, stride: usize, out: &mut [i32]) {
-        // SAFETY: the same contract
-        unsafe { Vnni::scores(queries, window, stride, out) }
+        let dim = window.head_dim;
+        let count = queries.len() / dim;
+        // keys are stored plus 128: what that adds is taken off at the start
+        let mut start = Rows([[0; COLUMNS]; 16]);
+        for (start, q) in start.0.iter_mut().zip(queries.chunks_exact(dim)) {
+            // SAFETY: `dim` bytes, a multiple of 16
+            *start = [unsafe { correction(q.as_ptr().cast(), dim) }; COLUMNS];
+        }
+        // SAFETY: tiles are available (this kernel is listed); keys have room
+        // for a multiple of 64 slots and `out` for `stride` sums a query
+        unsafe {
+            configure(&attention_tiles(count));
+            // four blocks of slots at once: each waits long for its sums
+            for slot in (0..window.filled).step_by(4 * COLUMNS) {
+                let keys = window.keys.as_ptr().add(slot * dim);
+                asm!(
+                    "tileloadd tmm0, [{s} + {row}]",
+                    "tileloadd tmm1, [{s} + {row}]",
+                    "tileloadd tmm2, [{s} + {row}]",
+                    "tileloadd tmm3, [{s} + {row}]",
+                    s = in(reg) &raw const start,
+                    row = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    options(nostack, readonly),
+                );
+                for part in 0..dim / 64 {
+                    let block = COLUMNS * dim;
+                    asm!(
+                        "tileloadd tmm7, [{q} + {dim}]",
+                        "tileloadd tmm4, [{k0} + {row}]",
+                        "tileloadd tmm5, [{k1} + {row}]",
+                        "tileloadd tmm6, [{k2} + {row}]",
+                        "tdpbsud tmm0, tmm7, tmm4",
+                        "tileloadd tmm4, [{k3} + {row}]",
+                        "tdpbsud tmm1, tmm7, tmm5",
+                        "tdpbsud tmm2, tmm7, tmm6",
+                        "tdpbsud tmm3, tmm7, tmm4",
+                        q = in(reg) queries.as_ptr().add(64 * part),
+                        dim = in(reg) dim,
+                        k0 = in(reg) keys.add(1024 * part),
+                        k1 = in(reg) keys.add(1024 * part + block),
+                        k2 = in(reg) keys.add(1024 * part + 2 * block),
+                        k3 = in(reg) keys.add(1024 * part + 3 * block),
+                        row = in(reg) 64usize,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack, readonly),
+                    );
+                }
+                asm!(
+                    "tilestored [{o} + {stride}], tmm0",
+                    "tilestored [{o} + {stride} + 64], tmm1",
+                    "tilestored [{o} + {stride} + 128], tmm2",
+                    "tilestored [{o} + {stride} + 192], tmm3",
+                    o = in(reg) out.as_mut_ptr().add(slot),
+                    stride = in(reg) 4 * stride,
+                    options(nostack),
+                );
+            }
+            release();
+        }
     }
 
-    unsafe fn weigh(weights: &[u16], window: &Window, stride: usize, out: &mut [i32]) {
-        // SAFETY: the same contract
-        unsafe { Vnni::weigh(weights, window, stride, out) }
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn weigh(bytes: &[u8], window: &Window, stride: usize, out: &mut [i32]) {
+        let dim = window.head_dim;
+        let queries = out.len() / dim;
+        let mut sums = Rows([[0i32; 4 * COLUMNS]; 16]);
+        // SAFETY: tiles are available; values have room for a multiple of 64
+        // slots, the rows of bytes likewise, and there are two for each query
+        unsafe {
+            configure(&attention_tiles(2 * queries));
+            for channel in (0..dim).step_by(64) {
+                asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    options(nostack, nomem));
+                for slot in (0..window.filled).step_by(64) {
+                    asm!(
+                        "tileloadd tmm7, [{p} + {stride}]",
+                        "tileloadd tmm4, [{v} + {row}]",
+                        "tileloadd tmm5, [{v} + {row} + 64]",
+                        "tileloadd tmm6, [{v} + {row} + 128]",
+                        "tdpbusd tmm0, tmm7, tmm4",
+                        "tileloadd tmm4, [{v} + {row} + 192]",
+                        "tdpbusd tmm1, tmm7, tmm5",
+                        "tdpbusd tmm2, tmm7, tmm6",
+                        "tdpbusd tmm3, tmm7, tmm4",
+                        p = in(reg) bytes.as_ptr().add(slot),
+                        stride = in(reg) stride,
+                        v = in(reg) window.values.as_ptr().add(slot * dim + 4 * channel),
+                        row = in(reg) 4 * dim,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack, readonly),
+                    );
+                }
+                asm!(
+                    "tilestored [{o} + {row}], tmm0",
+                    "tilestored [{o} + {row} + 64], tmm1",
+                    "tilestored [{o} + {row} + 128], tmm2",
+                    "tilestored [{o} + {row} + 192], tmm3",
+                    o = in(reg) &raw mut sums,
+                    row = in(reg) 256usize,
+                    options(nostack),
+                );
+                for (query, out) in out.chunks_exact_mut(dim).enumerate() {
+                    let (low, high) = places(query, queries);
+                    let sums = sums.0[low].iter().zip(&sums.0[high]);
+                    for (o, (&l, &h)) in out[channel..channel + 64].iter_mut().zip(sums) {
+                        *o = l + (h << 8);
+                    }
+                }
+            }
+            release();
+        }
     }
+}
 
-    unsafe fn spread(powers: &[i32], sum: u64, out: &mut [u32]) {
-        // SAFETY: the same contract
-        unsafe { Vnni::spread(powers, sum, out) }
-    }
+/// Rows of sums where a tile may lie.
+#[repr(C, align(64))]
+struct Rows<const N: usize>([[i32; N]; 16]);
+
+/// Gives the tiles back.
+///
+/// # Safety
+/// Tiles are available and no longer in use.
+unsafe fn release() {
+    // SAFETY: only tile registers change
+    unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }

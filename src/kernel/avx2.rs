@@ -5,7 +5,9 @@
 
 use std::arch::x86_64::*;
 
+use super::number::Scale;
 use super::pack::{COLUMNS, Packed, Packing, Window};
+use super::{Attention, Sums, attend};
 
 pub struct Avx2;
 
@@ -114,6 +116,22 @@ impl super::Dots for Avx2 {
         unsafe { all(weights, 0, inputs, stride / COLUMNS, a, rows, out, stride) }
     }
 
+    #[target_feature(enable = "avx2")]
+    unsafe fn attend(
+        queries: &[i8],
+        scales: &[Scale],
+        unit: Scale,
+        window: &Window,
+        scratch: &mut Attention,
+        out: &mut [i32],
+        out_scales: &mut [Scale],
+    ) {
+        // SAFETY: the same contract
+        unsafe { attend::<Avx2>(queries, scales, unit, window, scratch, out, out_scales) }
+    }
+}
+
+impl Sums for Avx2 {
     #[target_feature(enable = "avx2")]
     unsafe fn scores(queries: &[i8], window: &Window, stride: usize, out: &mut [i32]) {
         let dim = window.head_dim;

@@ -3,11 +3,16 @@
 //! the unsigned side, stored plus 128; what that adds to the sums is taken off
 //! at their start.
 
-use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
+mod steps;
 
+use std::arch::x86_64::*;
+
+use super::number::Scale;
 use super::pack::{COLUMNS, Packed, Packing, Window};
-use super::steps::{Spread, TOTAL};
+use super::steps::shorten;
+use super::{Attention, GateScales, HeadScales, Norm};
+use steps::{Bytes, soften};
+pub use steps::{accumulate, blocks, gated, join, normalise, powers, rotate, value};
 
 pub struct Vnni;
 
@@ -84,7 +89,7 @@ unsafe fn block<const R: usize, const C: usize, const SIGNED_ROWS: bool>(
 /// `a` is readable at `inputs` bytes, a multiple of 16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn correction(a: *const u8, inputs: usize) -> i32 {
+pub unsafe fn correction(a: *const u8, inputs: usize) -> i32 {
     let mut sum = _mm_setzero_si128();
     let ones = _mm_set1_epi8(1);
     for k in (0..inputs).step_by(16) {
@@ -215,29 +220,6 @@ unsafe fn weigh_block<const H: usize, const ROWS: usize, const D: usize>(o: Oper
     }
 }
 
-/// Splits weights, a multiple of 32, into their low and high bytes.
-///
-/// # Safety
-/// The processor has these instructions; `low` and `high` are as long as `p`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn split(p: &[u16], low: &mut [MaybeUninit<u8>], high: &mut [MaybeUninit<u8>]) {
-    let bytes = low.chunks_exact_mut(32).zip(high.chunks_exact_mut(32));
-    for (p, (low, high)) in p.chunks_exact(32).zip(bytes) {
-        // SAFETY: all three chunks have 32 values
-        unsafe {
-            let p = _mm512_loadu_si512(p.as_ptr().cast());
-            let l = _mm512_cvtepi16_epi8(p);
-            let h = _mm512_cvtepi16_epi8(_mm512_srli_epi16::<8>(p));
-            _mm256_storeu_si256(low.as_mut_ptr().cast(), l);
-            _mm256_storeu_si256(high.as_mut_ptr().cast(), h);
-        }
-    }
-}
-
-/// The most slots of a window: room for the bytes of its weights.
-const SLOTS: usize = 4096;
-
 impl super::Dots for Vnni {
     const PACKING: Packing = Packing::Biased;
 
@@ -258,6 +240,95 @@ impl super::Dots for Vnni {
         unsafe { all_rows(o, w.stride_out() / COLUMNS, count) }
     }
 
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn attend(
+        queries: &[i8],
+        scales: &[Scale],
+        unit: Scale,
+        window: &Window,
+        scratch: &mut Attention,
+        out: &mut [i32],
+        out_scales: &mut [Scale],
+    ) {
+        // SAFETY: the same contract
+        unsafe { attend::<Vnni>(queries, scales, unit, window, scratch, out, out_scales) }
+    }
+
+    super::avx512_steps! {}
+}
+
+/// The sums over a window that a kernel with these steps writes.
+pub trait Sums {
+    /// Sums of each query with the keys of all filled slots, `stride` sums a
+    /// query; those after the last filled slot may be overwritten.
+    ///
+    /// # Safety
+    /// The processor has the instructions; `Window::check` holds.
+    unsafe fn scores(queries: &[i8], window: &Window, stride: usize, out: &mut [i32]);
+
+    /// Sums of the values times each query's weights, given in bytes: `stride`
+    /// a row, in the rows that [`places`] names, 0 after the last filled slot
+    /// up to a multiple of 64.
+    ///
+    /// # Safety
+    /// The processor has the instructions; `Window::check` holds.
+    unsafe fn weigh(bytes: &[u8], window: &Window, stride: usize, out: &mut [i32]);
+}
+
+/// The rows of the low and the high bytes of a query's weights: two queries'
+/// low ones, then their high ones.
+pub fn places(query: usize, queries: usize) -> (usize, usize) {
+    let pair = query & !1;
+    let low = 2 * pair + query % 2;
+    (low, low + (queries - pair).min(2))
+}
+
+/// See [`Arithmetic::attend`](super::Arithmetic::attend).
+///
+/// # Safety
+/// The processor has the instructions of `S`; `Window::check` holds.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub unsafe fn attend<S: Sums>(
+    queries: &[i8],
+    scales: &[Scale],
+    unit: Scale,
+    window: &Window,
+    scratch: &mut Attention,
+    out: &mut [i32],
+    out_scales: &mut [Scale],
+) {
+    let (stride, filled) = (scratch.stride, window.filled);
+    let key_cut = shorten(&window.key_scales[..filled], &mut scratch.keys);
+    let value_cut = shorten(&window.value_scales[..filled], &mut scratch.values);
+    // SAFETY: the same contract
+    unsafe { S::scores(queries, window, stride, &mut scratch.scores) };
+    let unit = unit.shifted(scratch.cut as i32 + key_cut as i32 - 24);
+    let rows = scratch.scores.chunks_exact_mut(stride);
+    for (query, ((scores, scale), out)) in rows.zip(scales).zip(out_scales).enumerate() {
+        let (low, high) = places(query, scales.len());
+        let (lows, highs) = scratch.bytes.split_at_mut(high * stride);
+        let bytes = Bytes {
+            low: &mut lows[low * stride..(low + 1) * stride],
+            high: &mut highs[..stride],
+        };
+        *out = soften(
+            scores,
+            &scratch.keys,
+            &scratch.values,
+            filled,
+            scratch.cut,
+            scale.times(unit),
+            scratch.limit,
+            bytes,
+        )
+        .shifted(value_cut as i32 - 24);
+    }
+    // SAFETY: the same contract; the weights were written above
+    unsafe { S::weigh(&scratch.bytes, window, stride, out) };
+}
+
+impl Sums for Vnni {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn scores(queries: &[i8], window: &Window, stride: usize, out: &mut [i32]) {
         let dim = window.head_dim;
@@ -283,22 +354,12 @@ impl super::Dots for Vnni {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn weigh(weights: &[u16], window: &Window, stride: usize, out: &mut [i32]) {
+    unsafe fn weigh(bytes: &[u8], window: &Window, stride: usize, out: &mut [i32]) {
         let dim = window.head_dim;
-        let slots = window.filled.next_multiple_of(4);
-        let mut h = 0;
         let heads = out.len() / dim;
-        // low bytes of one or two heads, then high bytes
-        let mut bytes = [MaybeUninit::<u8>::uninit(); 4 * SLOTS];
-        while h < heads {
+        for h in (0..heads).step_by(2) {
             let together = (heads - h).min(2);
-            for i in 0..together {
-                let from = &weights[(h + i) * stride..][..window.filled.next_multiple_of(32)];
-                let (low, high) = bytes.split_at_mut(together * SLOTS);
-                let (low, high) = (&mut low[i * SLOTS..], &mut high[i * SLOTS..]);
-                // SAFETY: 32 weights at a time fit in `SLOTS`
-                unsafe { split(from, low, high) };
-            }
+            let bytes = &bytes[2 * h * stride..2 * (h + together) * stride];
             let mut d = 0;
             while d < dim {
                 let o = Operands {
@@ -306,16 +367,15 @@ impl super::Dots for Vnni {
                     w: unsafe { window.values.as_ptr().add(4 * d).cast() },
                     block: 4 * COLUMNS,
                     step: 4 * dim,
-                    inputs: slots,
-                    a: bytes.as_ptr().cast(),
-                    a_stride: SLOTS,
+                    inputs: window.filled.next_multiple_of(4),
+                    a: bytes.as_ptr(),
+                    a_stride: stride,
                     // SAFETY: head `h` has `dim` sums
                     out: unsafe { out.as_mut_ptr().add(h * dim + d) },
                     out_stride: dim,
                 };
-                // SAFETY: the values have room for a multiple of 4 slots, and
-                // `dim` is a multiple of 16; the bytes of all slots were
-                // written above, 32 at a time
+                // SAFETY: the values have room for a multiple of 4 slots, the
+                // rows of bytes likewise, and `dim` is a multiple of 16
                 unsafe {
                     match (together, dim - d) {
                         (2, 64..) => weigh_block::<2, 4, 4>(o),
@@ -326,49 +386,6 @@ impl super::Dots for Vnni {
                 }
                 d += if dim - d >= 64 { 64 } else { 16 };
             }
-            h += together;
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn spread(powers: &[i32], sum: u64, out: &mut [u32]) {
-        let Spread { cut, rate } = Spread::new(powers.len(), sum);
-        let count = _mm_cvtsi32_si128(cut as i32);
-        let factor = _mm512_set1_epi64(rate as i64);
-        let zero = _mm512_setzero_si512();
-        let last = _mm512_set1_epi32(15);
-        let mut running = zero;
-        let mut index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let (sixteens, rest) = powers.as_chunks::<16>();
-        for (e, out) in sixteens.iter().zip(out.chunks_exact_mut(16)) {
-            // SAFETY: 16 values
-            let e = unsafe { _mm512_loadu_si512(e.as_ptr().cast()) };
-            let e = _mm512_srl_epi32(e, count);
-            // sums of 1, 2, 4, 8, 16 neighbours
-            let s = _mm512_add_epi32(e, _mm512_alignr_epi32::<15>(e, zero));
-            let s = _mm512_add_epi32(s, _mm512_alignr_epi32::<14>(s, zero));
-            let s = _mm512_add_epi32(s, _mm512_alignr_epi32::<12>(s, zero));
-            let s = _mm512_add_epi32(s, _mm512_alignr_epi32::<8>(s, zero));
-            let before = _mm512_add_epi32(running, _mm512_sub_epi32(s, e));
-            running = _mm512_add_epi32(running, _mm512_permutexvar_epi32(last, s));
-            let even = _mm512_mul_epu32(before, factor);
-            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(before), factor);
-            let even = _mm512_srli_epi64::<31>(even);
-            let odd = _mm512_slli_epi64::<1>(odd);
-            let counts = _mm512_mask_blend_epi32(0xaaaa, even, odd);
-            let counts = _mm512_add_epi32(counts, index);
-            index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
-            // SAFETY: 16 values
-            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), counts) };
-        }
-        let mut running = _mm512_cvtsi512_si32(running) as u32;
-        let first = 16 * sixteens.len();
-        for (j, (o, &e)) in out[first..].iter_mut().zip(rest).enumerate() {
-            *o = (first + j) as u32 + ((u64::from(running) * rate) >> 31) as u32;
-            running += e as u32 >> cut;
-        }
-        if let Some(last) = out.last_mut() {
-            *last = TOTAL;
         }
     }
 }

@@ -10,6 +10,7 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod distribution;
 mod memory;
 mod number;
 mod pack;
@@ -21,15 +22,64 @@ mod wide;
 
 use std::sync::OnceLock;
 
+pub use distribution::Distribution;
 pub use memory::Aligned;
 pub use number::{LOG2_E, Scale, inverse_square_root, square_root};
 pub use pack::{INPUTS, OUTPUTS, PACKINGS, Packed, Packing, Window, put_key, put_value};
-pub use steps::{GateScales, HeadScales, Norm, TOTAL, TOTAL_BITS, embed};
+pub use steps::{BLOCK, GateScales, HeadScales, Norm, Spread, TOTAL, TOTAL_BITS, embed};
 pub use wide::{Job, Width, prefetch, wide};
 
 use crate::error::{Error, Result};
 
-/// The products that a kernel writes for its own instructions.
+/// The steps that a kernel may replace, as functions that call [`steps`].
+macro_rules! steps {
+    ($(fn $step:ident($($arg:ident: $type:ty),*) -> $out:ty;)*) => {
+        $(
+            /// See the step of that name in [`steps`].
+            ///
+            /// # Safety
+            /// The processor has the instructions of the kernel.
+            #[inline(always)]
+            #[allow(clippy::unused_unit)]
+            unsafe fn $step($($arg: $type),*) -> $out {
+                steps::$step($($arg),*)
+            }
+        )*
+    };
+}
+
+/// Replaces the steps by those with AVX-512.
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx512_steps {
+    () => {
+        super::avx512_steps! {
+            fn normalise(x: &[i32], norm: &Norm, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+            fn rotate(sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+            fn value(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+            fn join(heads: &[i32], scales: &[Scale], head_dim: usize, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+            fn accumulate(x: &mut [i32], sums: &[i32], channel: &[u16], cut: u32, row: Scale) -> ();
+            fn gated(gate: &[i32], up: &[i32], s: &GateScales, row: Scale, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+            fn powers(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32]) -> u64;
+            fn blocks(powers: &[i32], cut: u32, out: &mut [u32]) -> ();
+        }
+    };
+    ($(fn $step:ident($($arg:ident: $type:ty),*) -> $out:ty;)*) => {
+        $(
+            #[inline]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+            unsafe fn $step($($arg: $type),*) -> $out {
+                crate::kernel::avx512::$step($($arg),*)
+            }
+        )*
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use avx512_steps;
+
+/// What a kernel writes for its own instructions: the products, and steps that
+/// it does better than a compiler; the others are those of [`steps`].
+///
+/// All are called only where the processor has the instructions of the kernel.
 trait Dots {
     const PACKING: Packing;
 
@@ -41,28 +91,29 @@ trait Dots {
     /// The processor has the instructions of the kernel.
     unsafe fn product(w: &Packed, rows: usize, a: &[i8], out: &mut [i32]);
 
-    /// Sums of each query with the keys of all filled slots, `stride` sums a
-    /// query; those after the last filled slot may be overwritten. `stride` is
-    /// a multiple of 64.
+    /// See [`Arithmetic::attend`].
     ///
     /// # Safety
-    /// The processor has the instructions of the kernel.
-    unsafe fn scores(queries: &[i8], window: &Window, stride: usize, out: &mut [i32]);
+    /// The same, and `Window::check` holds.
+    unsafe fn attend(
+        queries: &[i8],
+        scales: &[Scale],
+        unit: Scale,
+        window: &Window,
+        scratch: &mut Attention,
+        out: &mut [i32],
+        out_scales: &mut [Scale],
+    );
 
-    /// Sums of the values of all filled slots times each query's weights
-    /// (`stride` a query, below 2^15, 0 after the last filled slot).
-    ///
-    /// # Safety
-    /// The processor has the instructions of the kernel.
-    unsafe fn weigh(weights: &[u16], window: &Window, stride: usize, out: &mut [i32]);
-
-    /// See [`steps::spread`]; `out` has one entry more than `powers`.
-    ///
-    /// # Safety
-    /// The processor has the instructions of the kernel.
-    #[inline(always)]
-    unsafe fn spread(powers: &[i32], sum: u64, out: &mut [u32]) {
-        steps::spread(powers, sum, out);
+    steps! {
+        fn normalise(x: &[i32], norm: &Norm, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+        fn rotate(sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+        fn value(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+        fn join(heads: &[i32], scales: &[Scale], head_dim: usize, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+        fn accumulate(x: &mut [i32], sums: &[i32], channel: &[u16], cut: u32, row: Scale) -> ();
+        fn gated(gate: &[i32], up: &[i32], s: &GateScales, row: Scale, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+        fn powers(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32]) -> u64;
+        fn blocks(powers: &[i32], cut: u32, out: &mut [u32]) -> ();
     }
 }
 
@@ -72,6 +123,8 @@ pub struct Attention {
     values: Aligned<i32>,
     scores: Aligned<i32>,
     weights: Aligned<u16>,
+    /// The weights in bytes, for kernels that want them so.
+    bytes: Aligned<u8>,
     stride: usize,
     limit: u32,
     cut: u32,
@@ -86,6 +139,7 @@ impl Attention {
             values: Aligned::new(stride),
             scores: Aligned::new(stride * queries),
             weights: Aligned::new(stride * queries),
+            bytes: Aligned::new(2 * stride * queries),
             stride,
             limit: steps::weight_bits(window),
             cut: steps::score_cut(head_dim),
@@ -145,24 +199,57 @@ pub trait Arithmetic: Send + Sync {
         scratch: &mut [i32],
         out: &mut [i8],
     ) -> Scale;
-    /// The distribution over the vocabulary as sums of counts: `out` has one
-    /// entry more than `sums`, starts with 0, rises by at least 1 each, and
-    /// ends with [`TOTAL`]. `row` is the scale of a sum times a channel's
-    /// scale in base-2 logarithms. `scratch` is as long as `sums`.
-    fn distribute(
+    /// What a [`Distribution`] is made of: `powers`, as long as `sums`, and the
+    /// sums of its blocks.
+    fn powers(
         &self,
         sums: &[i32],
         channel: &[u16],
         row: Scale,
-        scratch: &mut [i32],
-        out: &mut [u32],
-    );
+        powers: &mut [i32],
+        blocks: &mut [u32],
+    ) -> Spread;
+}
+
+impl dyn Arithmetic + '_ {
+    /// The distribution over the vocabulary. `row` is the scale of a sum times
+    /// a channel's scale in base-2 logarithms; the scratch space is as long as
+    /// `sums`, and as its blocks of [`BLOCK`].
+    pub fn distribute<'a>(
+        &self,
+        sums: &[i32],
+        channel: &[u16],
+        row: Scale,
+        powers: &'a mut [i32],
+        blocks: &'a mut [u32],
+    ) -> Distribution<'a> {
+        let spread = self.powers(sums, channel, row, powers, blocks);
+        Distribution::new(powers, blocks, spread)
+    }
+}
+
+/// The sums over a window that a kernel writes.
+trait Sums {
+    /// Sums of each query with the keys of all filled slots, `stride` sums a
+    /// query; those after the last filled slot may be overwritten. `stride` is
+    /// a multiple of 64.
+    ///
+    /// # Safety
+    /// The processor has the instructions of the kernel.
+    unsafe fn scores(queries: &[i8], window: &Window, stride: usize, out: &mut [i32]);
+
+    /// Sums of the values of all filled slots times each query's weights
+    /// (`stride` a query, below 2^15, 0 after the last filled slot).
+    ///
+    /// # Safety
+    /// The processor has the instructions of the kernel.
+    unsafe fn weigh(weights: &[u16], window: &Window, stride: usize, out: &mut [i32]);
 }
 
 /// See [`Arithmetic::attend`].
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn attend<D: Dots>(
+unsafe fn attend<D: Sums>(
     queries: &[i8],
     scales: &[Scale],
     unit: Scale,
@@ -223,33 +310,44 @@ macro_rules! arithmetic {
 
             arithmetic! { @steps [$($features)?]
                 fn normalise(x: &[i32], norm: &Norm, scratch: &mut [i32], out: &mut [i8]) -> Scale {
-                    steps::normalise(x, norm, scratch, out)
+                    // SAFETY: as above
+                    unsafe { <$dots as Dots>::normalise(x, norm, scratch, out) }
                 }
                 fn rotate(sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8]) -> Scale {
-                    steps::rotate(sums, s, scratch, out)
+                    // SAFETY: as above
+                    unsafe { <$dots as Dots>::rotate(sums, s, scratch, out) }
                 }
                 fn value(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [i8]) -> Scale {
-                    steps::value(sums, channel, row, scratch, out)
+                    // SAFETY: as above
+                    unsafe { <$dots as Dots>::value(sums, channel, row, scratch, out) }
                 }
                 fn attend(queries: &[i8], scales: &[Scale], unit: Scale, window: &Window, scratch: &mut Attention, out: &mut [i32], out_scales: &mut [Scale]) -> () {
                     window.check(queries.len(), out.len(), scratch.stride);
                     // SAFETY: as above; the shapes were checked
-                    unsafe { attend::<$dots>(queries, scales, unit, window, scratch, out, out_scales) }
+                    unsafe { <$dots as Dots>::attend(queries, scales, unit, window, scratch, out, out_scales) }
                 }
                 fn join(heads: &[i32], scales: &[Scale], head_dim: usize, scratch: &mut [i32], out: &mut [i8]) -> Scale {
-                    steps::join(heads, scales, head_dim, scratch, out)
+                    // SAFETY: as above
+                    unsafe { <$dots as Dots>::join(heads, scales, head_dim, scratch, out) }
                 }
                 fn accumulate(x: &mut [i32], sums: &[i32], channel: &[u16], inputs: usize, row: Scale) -> () {
-                    steps::accumulate(x, sums, channel, steps::residual_cut(inputs), row)
+                    // SAFETY: as above
+                    unsafe { <$dots as Dots>::accumulate(x, sums, channel, steps::residual_cut(inputs), row) }
                 }
                 fn gated(gate: &[i32], up: &[i32], s: &GateScales, row: Scale, scratch: &mut [i32], out: &mut [i8]) -> Scale {
-                    steps::gated(gate, up, s, row, scratch, out)
+                    // SAFETY: as above
+                    unsafe { <$dots as Dots>::gated(gate, up, s, row, scratch, out) }
                 }
-                fn distribute(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [u32]) -> () {
-                    let sum = steps::powers(sums, channel, row, scratch);
-                    assert_eq!(out.len(), scratch.len() + 1);
+                fn powers(sums: &[i32], channel: &[u16], row: Scale, powers: &mut [i32], blocks: &mut [u32]) -> Spread {
+                    assert!(powers.len() == sums.len() && channel.len() == sums.len());
+                    assert_eq!(blocks.len(), sums.len().div_ceil(steps::BLOCK));
                     // SAFETY: as above; the lengths were checked
-                    unsafe { <$dots as Dots>::spread(scratch, sum, out) }
+                    unsafe {
+                        let sum = <$dots as Dots>::powers(sums, channel, row, powers);
+                        let spread = Spread::new(powers.len(), sum);
+                        <$dots as Dots>::blocks(powers, spread.cut, blocks);
+                        spread
+                    }
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! The products, plainly: the specification of the other kernels'.
 
+use super::number::Scale;
 use super::pack::{Packed, Packing, Window};
+use super::{Attention, Sums, attend};
 
 pub struct Plain;
 
@@ -21,6 +23,21 @@ impl super::Dots for Plain {
         }
     }
 
+    unsafe fn attend(
+        queries: &[i8],
+        scales: &[Scale],
+        unit: Scale,
+        window: &Window,
+        scratch: &mut Attention,
+        out: &mut [i32],
+        out_scales: &mut [Scale],
+    ) {
+        // SAFETY: the same contract
+        unsafe { attend::<Plain>(queries, scales, unit, window, scratch, out, out_scales) }
+    }
+}
+
+impl Sums for Plain {
     unsafe fn scores(queries: &[i8], window: &Window, stride: usize, out: &mut [i32]) {
         let dim = window.head_dim;
         for (q, out) in queries.chunks_exact(dim).zip(out.chunks_exact_mut(stride)) {

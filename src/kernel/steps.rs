@@ -17,6 +17,9 @@ pub const TOTAL_BITS: u32 = 28;
 /// The sum of all counts of a distribution.
 pub const TOTAL: u32 = 1 << TOTAL_BITS;
 
+/// Tokens of which a distribution keeps the sum.
+pub const BLOCK: usize = 64;
+
 /// Largest absolute value of a row. The values are above -2^31.
 #[inline(always)]
 pub fn peak(v: &[i32]) -> u32 {
@@ -28,8 +31,8 @@ pub fn peak(v: &[i32]) -> u32 {
 #[derive(Clone, Copy)]
 pub struct Fit {
     up: u32,
-    down: u32,
-    half: i32,
+    pub down: u32,
+    pub half: i32,
     pub shift: i32,
 }
 
@@ -415,19 +418,12 @@ pub fn powers(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32]) ->
     sum
 }
 
-/// From powers (30 bits after the point) and their sum to sums of counts: `out`
-/// has one entry more, starts with 0, rises by at least 1 each, and ends with
-/// [`TOTAL`]. At most 2^20 tokens.
+/// Sums of [`BLOCK`] powers each, each power cut by `cut` bits. All sums of a
+/// distribution together are below 2^31.
 #[inline(always)]
-pub fn spread(powers: &[i32], sum: u64, out: &mut [u32]) {
-    let Spread { cut, rate } = Spread::new(powers.len(), sum);
-    let mut running = 0u32; // at most sum >> cut, below 2^31
-    for (j, (o, &e)) in out.iter_mut().zip(powers).enumerate() {
-        *o = j as u32 + ((u64::from(running) * rate) >> 31) as u32;
-        running += e as u32 >> cut;
-    }
-    if let Some(last) = out.last_mut() {
-        *last = TOTAL;
+pub fn blocks(powers: &[i32], cut: u32, out: &mut [u32]) {
+    for (o, e) in out.iter_mut().zip(powers.chunks(BLOCK)) {
+        *o = e.iter().map(|&e| e as u32 >> cut).sum();
     }
 }
 

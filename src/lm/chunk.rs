@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::kernel::Distribution;
 
 use super::coder::{Decoder, Encoder};
 use super::mixer::{
-    Head, Mixer, MixerStart, Room, Version, collect, decode_mix, encode_mix,
+    Foresight, Mixer, MixerStart, Room, collect, decode_mix, encode_mix, lane_lengths, log_odds,
+    put_head, take_head,
 };
-use super::model::{Model, State};
+use super::model::{MAX_LANES, Model, State};
 use super::vocabulary::Vocabulary;
 
 /// The most lanes of a chunk: what one matrix product takes at little more
@@ -27,22 +29,56 @@ const LANES: usize = 16;
 /// 4 to 16 KiB and costs 2 % of their size.
 const LANE_TOKENS: usize = 512;
 
-/// What one chunk needs while it is coded; kept for the next one.
-struct Scratch {
-    /// Made when the first chunk needs the model.
-    state: Option<State>,
-    mixer: Mixer,
-}
+/// Keys and values, in bytes, that lanes of chunks decoded side by side may
+/// take. Beside a model with long windows chunks are decoded one by one.
+const SIDE_BY_SIDE: usize = 16 << 20;
 
 /// Codes chunks with the vocabulary of a model, with or without its
 /// predictions. Shared by all threads.
 pub struct ChunkCoder {
     model: Arc<Model>,
     vocabulary: Arc<Vocabulary>,
-    start: MixerStart,
-    idle: Mutex<Vec<Scratch>>,
-    /// How many `idle` keeps.
+    start: Arc<MixerStart>,
+    /// What chunks have needed while they were coded, for the next ones.
+    states: Mutex<Vec<State>>,
+    mixers: Mutex<Vec<Mixer>>,
+    /// How many of each are kept.
     keep: usize,
+}
+
+impl Foresight for Distribution<'_> {
+    const LIVE: bool = true;
+
+    #[inline(always)]
+    fn odds(&self, _: usize, lo: usize, mid: usize, hi: usize) -> i32 {
+        let (lo, mid, hi) = (self.at(lo), self.at(mid), self.at(hi));
+        log_odds(hi.wrapping_sub(mid), mid.wrapping_sub(lo))
+    }
+}
+
+/// A chunk that is being decoded.
+struct Reading<'a> {
+    /// Its place among those asked for.
+    at: usize,
+    plain_len: usize,
+    lengths: Vec<usize>,
+    mixer: Mixer,
+    coder: Decoder<'a>,
+    room: Room,
+    /// Why it is no chunk.
+    damage: Option<Error>,
+}
+
+impl Reading<'_> {
+    /// The next token of a lane.
+    fn take(&mut self, lane: usize, foresight: &Distribution) -> u32 {
+        if self.damage.is_some() {
+            return 0;
+        }
+        let code = self.mixer.code_with(lane, 0, foresight, &mut self.coder);
+        self.damage = self.room.take(code).err();
+        code
+    }
 }
 
 impl ChunkCoder {
@@ -56,8 +92,9 @@ impl ChunkCoder {
         Ok(Self {
             model,
             vocabulary,
-            start,
-            idle: Mutex::default(),
+            start: Arc::new(start),
+            states: Mutex::default(),
+            mixers: Mutex::default(),
             keep,
         })
     }
@@ -66,69 +103,162 @@ impl ChunkCoder {
         &self.model
     }
 
-    /// The version of the frames that it writes.
-    pub fn version(&self) -> Version {
-        self.start.version()
+    fn mixer(&self) -> Mixer {
+        let idle = self.mixers.lock().pop();
+        idle.unwrap_or_else(|| Mixer::new(self.start.clone(), self.vocabulary.clone()))
     }
 
-    fn scratch(&self) -> Scratch {
-        self.idle.lock().pop().unwrap_or_else(|| Scratch {
-            state: None,
-            mixer: Mixer::new(self.start.clone(), self.vocabulary.clone()),
-        })
-    }
-
-    fn give_back(&self, scratch: Scratch) {
-        let mut idle = self.idle.lock();
+    fn keep_mixer(&self, mixer: Mixer) {
+        let mut idle = self.mixers.lock();
         if idle.len() < self.keep {
-            idle.push(scratch);
+            idle.push(mixer);
+        }
+    }
+
+    /// A state of the model for so many lanes, at their beginning.
+    fn state(&self, lanes: usize) -> Result<State> {
+        let mut idle = self.states.lock();
+        // the one that wastes the least memory
+        let fits = (0..idle.len()).filter(|&i| idle[i].lanes() >= lanes);
+        let found = fits.min_by_key(|&i| idle[i].lanes());
+        let found = found.map(|i| idle.swap_remove(i));
+        drop(idle);
+        match found {
+            Some(mut state) => {
+                state.reset();
+                Ok(state)
+            }
+            // Today's encoder never writes more than `LANES`; others may have.
+            None => State::new(self.model.clone(), lanes.max(LANES)),
+        }
+    }
+
+    fn keep_state(&self, state: State) {
+        let mut idle = self.states.lock();
+        if idle.len() < self.keep {
+            idle.push(state);
         }
     }
 
     /// The payload of a frame (see `docs/format.md`), with the predictions of
     /// the model or by the mixer alone.
     pub fn encode(&self, plain: &[u8], with_model: bool) -> Result<Vec<u8>> {
-        let mut scratch = self.scratch();
+        let mut mixer = self.mixer();
         let payload = match with_model {
-            true => self.encode_modelled(&mut scratch, plain)?,
-            false => encode_mix(&mut scratch.mixer, self.version(), plain),
+            true => self.encode_modelled(&mut mixer, plain)?,
+            false => encode_mix(&mut mixer, plain),
         };
-        self.give_back(scratch);
+        self.keep_mixer(mixer);
         Ok(payload)
     }
 
     /// The inverse of [`encode`](Self::encode). Takes time and memory in
     /// proportion to `plain_len`, whatever the payload.
-    pub fn decode(
-        &self,
-        version: Version,
-        payload: &[u8],
-        plain_len: usize,
-        with_model: bool,
-    ) -> Result<Vec<u8>> {
-        let mut scratch = self.scratch();
-        let plain = match with_model {
-            true => self.decode_modelled(&mut scratch, version, payload, plain_len)?,
-            false => decode_mix(&mut scratch.mixer, version, payload, plain_len)?,
-        };
-        self.give_back(scratch);
+    pub fn decode(&self, payload: &[u8], plain_len: usize, with_model: bool) -> Result<Vec<u8>> {
+        if with_model {
+            let one = self.decode_many(&[(payload, plain_len)]).pop();
+            return one.unwrap_or(Err(Error::Invalid("no chunk to decode")));
+        }
+        let mut mixer = self.mixer();
+        let plain = decode_mix(&mut mixer, payload, plain_len)?;
+        self.keep_mixer(mixer);
         Ok(plain)
     }
 
-    fn encode_modelled(&self, scratch: &mut Scratch, plain: &[u8]) -> Result<Vec<u8>> {
+    /// Decodes chunks that were coded with the model, given as payloads and
+    /// plain lengths, several side by side: that takes less time than one
+    /// after another, since the model's weights are read once for all. Each
+    /// has its own result.
+    pub fn decode_many(&self, chunks: &[(&[u8], usize)]) -> Vec<Result<Vec<u8>>> {
+        let mut results: Vec<_> = chunks.iter().map(|_| Ok(Vec::new())).collect();
+        let most = SIDE_BY_SIDE / State::lane_bytes(&self.model);
+        let mut group = Vec::new();
+        let mut lanes = 0;
+        for (at, &(payload, plain_len)) in chunks.iter().enumerate() {
+            let (lengths, coded) = match take_head(payload, plain_len) {
+                Ok(Some(head)) => head,
+                Ok(None) => continue,
+                Err(error) => {
+                    results[at] = Err(error);
+                    continue;
+                }
+            };
+            if lanes + lengths.len() > most.clamp(LANES, MAX_LANES) && lanes > 0 {
+                self.decode_group(std::mem::take(&mut group), &mut results);
+                lanes = 0;
+            }
+            lanes += lengths.len();
+            let mut mixer = self.mixer();
+            mixer.begin(lengths.len(), lengths.iter().sum(), true);
+            group.push(Reading {
+                at,
+                plain_len,
+                room: Room::new(&mixer, plain_len),
+                lengths,
+                mixer,
+                coder: Decoder::new(coded),
+                damage: None,
+            });
+        }
+        if lanes > 0 {
+            self.decode_group(group, &mut results);
+        }
+        results
+    }
+
+    fn decode_group(&self, mut group: Vec<Reading>, results: &mut [Result<Vec<u8>>]) {
+        let done = self.advance(&mut group).map_err(|error| error.to_string());
+        for mut reading in group {
+            results[reading.at] = match (&done, reading.damage.take()) {
+                (Err(error), _) => Err(Error::Model(error.clone())),
+                (_, Some(damage)) => Err(damage),
+                _ => collect(&reading.mixer, reading.lengths.len(), reading.plain_len),
+            };
+            self.keep_mixer(reading.mixer);
+        }
+    }
+
+    /// Decodes the tokens of all lanes of the chunks, at most [`MAX_LANES`] or
+    /// those of one chunk.
+    fn advance(&self, group: &mut [Reading]) -> Result<()> {
+        // The longest lanes first: those that end are then the last ones. The
+        // lanes of a chunk stay in their order, for they have it already.
+        let mut lanes: Vec<(usize, usize, usize)> = Vec::new();
+        for (chunk, reading) in group.iter().enumerate() {
+            let all = reading.lengths.iter().enumerate();
+            lanes.extend(all.map(|(lane, &len)| (len, chunk, lane)));
+        }
+        lanes.sort_by_key(|&(len, ..)| std::cmp::Reverse(len));
+        let mut state = self.state(lanes.len())?;
+        let mut before = vec![self.vocabulary.start(); lanes.len()];
+        for step in 0..lanes[0].0 {
+            let active = lanes.partition_point(|&(len, ..)| len > step);
+            let mut next = Vec::with_capacity(active);
+            state.predict(active, 1, &before[..active], &mut |_, row, foresight| {
+                let (_, chunk, lane) = lanes[row];
+                next.push(group[chunk].take(lane, foresight));
+            })?;
+            before = next;
+            if group.iter().all(|reading| reading.damage.is_some()) {
+                break;
+            }
+        }
+        self.keep_state(state);
+        Ok(())
+    }
+
+    fn encode_modelled(&self, mixer: &mut Mixer, plain: &[u8]) -> Result<Vec<u8>> {
         let tokens = self.vocabulary.encode(plain);
         let count = tokens.len();
         let lanes = (count / LANE_TOKENS).clamp(1, LANES);
-        let head = Head::new(self.version(), plain, count, lanes);
         let mut rest = tokens.as_slice();
         let deal = |len| rest.split_off(..len).unwrap_or_default();
-        let dealt: Vec<&[u32]> = head.lengths().map(deal).collect();
+        let dealt: Vec<&[u32]> = lane_lengths(count, lanes).map(deal).collect();
 
-        let mut payload = head.put();
+        let mut payload = put_head(count, lanes);
         let mut coder = Encoder::default();
-        let state = self.begin(&mut scratch.state, lanes)?;
-        let mixer = &mut scratch.mixer;
-        mixer.begin(&head, true);
+        let mut state = self.state(lanes)?;
+        mixer.begin(lanes, count, true);
         let whole = count / lanes;
         // All steps that all lanes have, then the odd last one.
         for (first, steps, lanes) in [(0, whole, lanes), (whole, 1, count % lanes)] {
@@ -142,55 +272,12 @@ impl ChunkCoder {
             let known: Vec<u32> = (first..first + steps)
                 .flat_map(|step| (0..lanes).map(move |lane| before(step, lane)))
                 .collect();
-            state.forward(lanes, steps, &known, &mut |step, lane, cdf| {
-                mixer.code(lane, dealt[lane][first + step], Some(cdf), &mut coder);
+            state.predict(lanes, steps, &known, &mut |step, lane, foresight| {
+                mixer.code_with(lane, dealt[lane][first + step], foresight, &mut coder);
             })?;
         }
+        self.keep_state(state);
         payload.extend(coder.finish());
         Ok(payload)
-    }
-
-    fn decode_modelled(
-        &self,
-        scratch: &mut Scratch,
-        version: Version,
-        payload: &[u8],
-        plain_len: usize,
-    ) -> Result<Vec<u8>> {
-        let Some((head, coded)) = Head::take(version, payload, plain_len)? else {
-            return Ok(Vec::new());
-        };
-        let lengths: Vec<usize> = head.lengths().collect();
-        let state = self.begin(&mut scratch.state, lengths.len())?;
-        let mixer = &mut scratch.mixer;
-        mixer.begin(&head, true);
-        let mut coder = Decoder::new(coded);
-        let mut room = Room::new(mixer, plain_len);
-        let mut before = vec![self.vocabulary.start(); lengths.len()];
-        for step in 0..lengths[0] {
-            // Lanes that have ended are the last ones.
-            let lanes = lengths.iter().filter(|&&len| step < len).count();
-            let mut next = Vec::with_capacity(lanes);
-            state.forward(lanes, 1, &before[..lanes], &mut |_, lane, cdf| {
-                next.push(mixer.code(lane, 0, Some(cdf), &mut coder));
-            })?;
-            next.iter().try_for_each(|&code| room.take(code))?;
-            before = next;
-        }
-        collect(mixer, lengths.len(), plain_len)
-    }
-
-    /// The model's state, at the beginning of a chunk of so many lanes.
-    fn begin<'a>(&self, state: &'a mut Option<State>, lanes: usize) -> Result<&'a mut State> {
-        // Today's encoder never writes more than `LANES`; others may have.
-        if state.as_ref().is_none_or(|state| state.lanes() < lanes) {
-            *state = None;
-        }
-        let state = match state {
-            Some(state) => state,
-            None => state.insert(State::new(self.model.clone(), lanes.max(LANES))?),
-        };
-        state.reset();
-        Ok(state)
     }
 }

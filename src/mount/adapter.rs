@@ -6,15 +6,15 @@ use fuser::{InitFlags, KernelConfig, ReplyEmpty};
 
 use super::convert::Refuse;
 use super::errno::Asked;
+use super::options::MountOptions;
 use super::pool::{Pool, guard};
+use super::reporter::Reporter;
 use super::writers::Writers;
 use crate::error::{Error, Result};
 use crate::volume::Volume;
 
 /// Bytes of the largest write.
 const MAX_WRITE: u32 = 1 << 20;
-/// Requests under way that nobody waits for: readahead and writeback.
-const MAX_BACKGROUND: u16 = 64;
 /// Threads that wait for the disk.
 const WAITERS: usize = 16;
 
@@ -30,12 +30,20 @@ pub(super) struct Adapter {
     /// answer may need every other thread.
     pub flusher: Pool,
     pub writeback: bool,
+    /// Whether the kernel enforces access control lists.
+    pub lists: bool,
+    /// See [`MountOptions::background`].
+    pub background: u16,
     pub writers: Arc<Writers>,
+    pub reporter: Arc<Reporter>,
 }
 
 impl Adapter {
-    pub fn new(volume: Arc<Volume>, writeback: bool, writers: Arc<Writers>) -> Result<Self> {
+    pub fn new(volume: Arc<Volume>, options: &MountOptions, writers: Arc<Writers>) -> Result<Self> {
         let processors = crate::parallel::available();
+        let reporter =
+            Reporter::new(Arc::clone(&volume)).map_err(Error::io("starting a thread"))?;
+        let volume = volume.counting();
         let pool = |name, threads| Pool::new(name, threads).map_err(Error::io("starting a thread"));
         Ok(Self {
             now: volume.now(),
@@ -43,8 +51,11 @@ impl Adapter {
             readers: pool("reader", processors.max(4))?,
             waiters: pool("waiter", WAITERS)?,
             flusher: pool("flusher", 1)?,
-            writeback,
+            writeback: options.writeback_cache,
+            lists: options.default_permissions,
+            background: options.background.max(1),
             writers,
+            reporter: Arc::new(reporter),
         })
     }
 
@@ -65,6 +76,12 @@ impl Adapter {
         if self.writeback {
             wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
         }
+        // Without these a list would be kept but not obeyed.
+        let lists = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
+        self.lists &= config.capabilities().contains(lists);
+        if self.lists {
+            wanted.push(lists);
+        }
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
                 log::debug!("this kernel lacks {flag:?}");
@@ -75,7 +92,7 @@ impl Adapter {
             .contains(InitFlags::FUSE_WRITEBACK_CACHE);
         // Refused values leave what the kernel offered.
         let _ = config.set_max_write(MAX_WRITE);
-        let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_max_background(self.background);
     }
 
     /// Answers a request: at once if `op` need not wait, else from a thread
@@ -89,9 +106,10 @@ impl Adapter {
         op: impl Fn(&Volume) -> Result<T> + Send + 'static,
         send: impl FnOnce(R, T) + Send + 'static,
     ) {
+        let reporter = Arc::clone(&self.reporter);
         let answer = move |reply: R, result| match result {
             Ok(value) => send(reply, value),
-            Err(error) => reply.refuse(asked.errno(&error)),
+            Err(error) => reply.refuse(reporter.errno(asked, error)),
         };
         guard(asked, || match op(&self.now) {
             Err(Error::WouldBlock) => {
@@ -110,10 +128,10 @@ impl Adapter {
         op: impl FnOnce(&Volume) -> Result<T> + Send + 'static,
         send: impl FnOnce(R, T) + Send + 'static,
     ) {
-        let volume = Arc::clone(&self.volume);
+        let (volume, reporter) = (Arc::clone(&self.volume), Arc::clone(&self.reporter));
         self.waiters.submit(asked, move || match op(&volume) {
             Ok(value) => send(reply, value),
-            Err(error) => reply.refuse(asked.errno(&error)),
+            Err(error) => reply.refuse(reporter.errno(asked, error)),
         });
     }
 
@@ -143,15 +161,15 @@ impl Adapter {
             Ok(()) => send(reply),
             // Nothing was added.
             Err(Error::WouldBlock) => {
-                let volume = Arc::clone(&self.volume);
+                let (volume, reporter) = (Arc::clone(&self.volume), Arc::clone(&self.reporter));
                 self.waiters.submit(asked, move || {
                     match list(&volume, ino, cookie, &mut reply) {
                         Ok(()) => send(reply),
-                        Err(error) => reply.refuse(asked.errno(&error)),
+                        Err(error) => reply.refuse(reporter.errno(asked, error)),
                     }
                 });
             }
-            Err(error) => reply.refuse(asked.errno(&error)),
+            Err(error) => reply.refuse(self.reporter.errno(asked, error)),
         });
     }
 }

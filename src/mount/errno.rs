@@ -30,6 +30,7 @@ pub fn errno(error: &Error) -> Errno {
         Error::AccessDenied => Errno::EACCES,
         Error::NotSupported => Errno::EOPNOTSUPP,
         Error::NoData => Errno::ENXIO,
+        Error::NoMemory => Errno::ENOMEM,
         _ => Errno::EIO,
     }
 }
@@ -74,31 +75,37 @@ impl Asked {
         self.ino
     }
 
-    /// The errno for `error`, which is logged when a bare `EIO` would hide
-    /// what happened.
+    /// The errno for `error`.
     pub fn errno(&self, error: &Error) -> Errno {
         match errno(error) {
-            // The kernel found this inode under a name that has been given to
-            // another one since, by a rename say. `ESTALE` makes it look again;
-            // `ENOENT` would reach a program whose file is there all the time.
+            // What the kernel knows lives, so this is for those who come by a
+            // handle kept from an earlier mount: `ESTALE` is what they expect.
             Errno::ENOENT if !self.by_name => Errno::ESTALE,
-            Errno::EIO => {
-                log::error!("{self}: {error}");
-                Errno::EIO
-            }
             other => other,
+        }
+    }
+}
+
+impl Asked {
+    /// In words, with the inode's path if that is known.
+    pub fn describe(&self, path: Option<&[u8]>) -> String {
+        let Self { what, ino, .. } = self;
+        let inode = match path {
+            // Quoted: a name may hold anything, ends of lines too.
+            Some(path) => format!("{:?} (inode {ino})", String::from_utf8_lossy(path)),
+            None => format!("inode {ino}"),
+        };
+        match (self.range, self.by_name) {
+            (Some((at, len)), _) => format!("{what} of {len} bytes at {at} of {inode}"),
+            (None, true) => format!("{what} in directory {inode}"),
+            (None, false) => format!("{what} of {inode}"),
         }
     }
 }
 
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, ino, .. } = self;
-        match (self.range, self.by_name) {
-            (Some((at, len)), _) => write!(f, "{what} of {len} bytes at {at}, inode {ino}"),
-            (None, true) => write!(f, "{what} in directory inode {ino}"),
-            (None, false) => write!(f, "{what}, inode {ino}"),
-        }
+        f.write_str(&self.describe(None))
     }
 }
 
@@ -117,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_inode_makes_the_kernel_look_again_and_a_missing_name_does_not() {
+    fn a_missing_inode_is_stale_and_a_missing_name_is_not_there() {
         let inode = Asked::of("open", 5).errno(&Error::NotFound);
         assert_eq!(inode.code(), libc::ESTALE);
         let name = Asked::name("unlink", 5).errno(&Error::NotFound);
@@ -127,6 +134,15 @@ mod tests {
     #[test]
     fn the_log_names_file_and_range() {
         let asked = Asked::range("read", 17, 65536, 4096);
-        assert_eq!(asked.to_string(), "read of 4096 bytes at 65536, inode 17");
+        assert_eq!(asked.to_string(), "read of 4096 bytes at 65536 of inode 17");
+        assert_eq!(
+            asked.describe(Some(b"/a\n\xff")),
+            "read of 4096 bytes at 65536 of \"/a\\n\u{fffd}\" (inode 17)"
+        );
+        let asked = Asked::name("unlink", 5);
+        assert_eq!(
+            asked.describe(Some(b"/d")),
+            "unlink in directory \"/d\" (inode 5)"
+        );
     }
 }

@@ -12,6 +12,7 @@ mod errno;
 mod flags;
 mod options;
 mod pool;
+mod reporter;
 mod requests;
 mod session;
 mod table;

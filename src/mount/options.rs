@@ -25,6 +25,9 @@ pub struct MountOptions {
     /// Honour set-user-ID bits. Off unless asked for, as is the custom of FUSE.
     pub suid: bool,
     pub exec: bool,
+    /// Requests that nobody waits for, under way at a time: readahead and
+    /// writeback, up to a megabyte each.
+    pub background: u16,
     /// Threads that take requests from the kernel.
     pub event_threads: usize,
 }
@@ -41,6 +44,7 @@ impl Default for MountOptions {
             dev: false,
             suid: false,
             exec: true,
+            background: 64,
             event_threads: 2,
         }
     }

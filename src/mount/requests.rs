@@ -24,7 +24,9 @@ use super::flags::{
 };
 use super::pool::guard;
 use crate::error::{Error, Result};
-use crate::volume::{self, Caller, Seek, SetAttr, Volume, XattrFlags};
+use crate::volume::{
+    self, Caller, Entry, Mode, Seek, SetAttr, Volume, XattrFlags, compression_flags, is_acl,
+};
 
 /// How long the kernel keeps names: we see every change, and it does too.
 const ENTRY_TTL: Duration = Duration::from_secs(3600);
@@ -58,8 +60,23 @@ fn caller(request: &Request) -> Caller {
     }
 }
 
+/// The groups of a caller who is not root: its own, and as the system knows
+/// them while it waits for the answer.
+fn groups(request: &Request) -> Option<Vec<u32>> {
+    if request.uid() == 0 {
+        return None;
+    }
+    let mut groups = vec![request.gid()];
+    if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", request.pid())) {
+        let others = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+        let others = others.unwrap_or_default().split_ascii_whitespace();
+        groups.extend(others.filter_map(|group| group.parse::<u32>().ok()));
+    }
+    Some(groups)
+}
+
 fn send_entry(reply: ReplyEntry, attr: volume::Attr) {
-    reply.entry_with_ttls(&ENTRY_TTL, &ATTR_TTL, &file_attr(&attr), GENERATION);
+    reply.entry_with_ttls(&ATTR_TTL, &ENTRY_TTL, &file_attr(&attr), GENERATION);
 }
 
 fn send_attr(reply: ReplyAttr, attr: volume::Attr) {
@@ -76,12 +93,14 @@ fn send_xattr(reply: ReplyXattr, size: u32, value: Vec<u8>) {
     }
 }
 
-/// Adds entries behind `cookie` until `add` says that there is no room.
-/// An error counts only while nothing was added: the kernel asks again.
+/// Adds entries behind `cookie` until `add` says that there is no room; what
+/// was read and not added goes to `unused`. An error counts only while nothing
+/// was added: the kernel asks again.
 fn fill<E>(
     mut cookie: u64,
     read: impl Fn(u64) -> Result<Vec<E>>,
-    mut add: impl FnMut(E) -> (u64, bool),
+    mut add: impl FnMut(&E) -> (u64, bool),
+    unused: impl Fn(&E),
 ) -> Result<()> {
     let mut added = false;
     loop {
@@ -91,9 +110,10 @@ fn fill<E>(
             Err(_) if added => return Ok(()),
             Err(error) => return Err(error),
         };
-        for entry in entries {
+        for (at, entry) in entries.iter().enumerate() {
             let (next, full) = add(entry);
             if full {
+                entries[at..].iter().for_each(unused);
                 return Ok(());
             }
             cookie = next;
@@ -108,9 +128,12 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    // Inodes live by their names and by being open; what the kernel merely
-    // remembers does not count.
-    fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
+    // Batches of these come here one by one.
+    fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
+        guard(Asked::of("forget", ino.0), || {
+            self.volume.forget(ino.0, lookups);
+        });
+    }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (parent.0, name.as_bytes().to_vec());
@@ -119,16 +142,15 @@ impl Filesystem for Adapter {
             other => other.map(Some),
         };
         let asked = Asked::name("lookup", parent);
-        self.serve(
-            &self.waiters,
-            asked,
-            reply,
-            op,
-            |reply, found| match found {
-                Some(attr) => send_entry(reply, attr),
-                None => reply.entry(&ENTRY_TTL, &no_entry(), GENERATION),
-            },
-        );
+        // Snapshots come and go without the kernel.
+        let ttl = match parent {
+            volume::SNAPSHOTS => Duration::ZERO,
+            _ => ENTRY_TTL,
+        };
+        self.serve(&self.waiters, asked, reply, op, move |reply, found| {
+            let attr = found.map_or_else(no_entry, |attr| file_attr(&attr));
+            reply.entry_with_ttls(&ATTR_TTL.min(ttl), &ttl, &attr, GENERATION);
+        });
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -183,12 +205,13 @@ impl Filesystem for Adapter {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        mode: u32,
-        _: u32,
+        bits: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        let mode = Mode { bits, umask };
         let op = move |volume: &Volume| volume.make_node(parent.0, &name, mode, rdev, caller);
         let asked = Asked::name("mknod", parent.0);
         self.serve(&self.waiters, asked, reply, op, send_entry);
@@ -199,11 +222,12 @@ impl Filesystem for Adapter {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        mode: u32,
-        _: u32,
+        bits: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        let mode = Mode { bits, umask };
         let op = move |volume: &Volume| volume.make_dir(parent.0, &name, mode, caller);
         let asked = Asked::name("mkdir", parent.0);
         self.serve(&self.waiters, asked, reply, op, send_entry);
@@ -281,13 +305,14 @@ impl Filesystem for Adapter {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        mode: u32,
-        _: u32,
+        bits: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let open = open_flags(flags, drops_suid(request));
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        let mode = Mode { bits, umask };
         let op = move |volume: &Volume| volume.create(parent.0, &name, mode, open, caller);
         let writers = Arc::clone(&self.writers);
         let asked = Asked::name("create", parent.0);
@@ -341,11 +366,16 @@ impl Filesystem for Adapter {
             match self.now.write_file(ino.0, offset, data, flags) {
                 Ok(_) => reply.written(len),
                 Err(Error::WouldBlock) => {
-                    let data = data.to_vec();
+                    let mut kept = Vec::new();
+                    if kept.try_reserve_exact(data.len()).is_err() {
+                        return reply.error(Errno::ENOMEM);
+                    }
+                    kept.extend_from_slice(data);
+                    let data = kept;
                     let op = move |volume: &Volume| volume.write_file(ino.0, offset, &data, flags);
                     self.wait(asked, reply, op, move |reply, _| reply.written(len));
                 }
-                Err(error) => reply.error(asked.errno(&error)),
+                Err(error) => reply.error(self.reporter.errno(asked, error)),
             }
         });
     }
@@ -391,12 +421,13 @@ impl Filesystem for Adapter {
     ) {
         fn list(volume: &Volume, ino: u64, cookie: u64, reply: &mut ReplyDirectory) -> Result<()> {
             let read = |cookie| volume.read_dir(ino, cookie, DIRENTS);
-            fill(cookie, read, |entry| {
+            let add = |entry: &Entry| {
                 let kind = file_type(entry.file_type);
                 let name = OsStr::from_bytes(&entry.name);
                 let full = reply.add(INodeNo(entry.ino), entry.cookie, kind, name);
                 (entry.cookie, full)
-            })
+            };
+            fill(cookie, read, add, |_| ())
         }
         self.list(Asked::of("readdir", ino.0), offset, reply, list, |reply| {
             reply.ok();
@@ -418,16 +449,22 @@ impl Filesystem for Adapter {
             reply: &mut ReplyDirectoryPlus,
         ) -> Result<()> {
             let read = |cookie| volume.read_dir_plus(ino, cookie, DIRENTS);
-            fill(cookie, read, |(entry, attr)| {
+            let add = |(entry, attr): &(Entry, volume::Attr)| {
                 let full = reply.add(
                     INodeNo(entry.ino),
                     entry.cookie,
                     OsStr::from_bytes(&entry.name),
                     &ATTR_TTL,
-                    &file_attr(&attr),
+                    &file_attr(attr),
                     GENERATION,
                 );
                 (entry.cookie, full)
+            };
+            fill(cookie, read, add, |(entry, _)| {
+                // The kernel never hears of these lookups.
+                if !matches!(&*entry.name, b"." | b"..") {
+                    volume.forget(entry.ino, 1);
+                }
             })
         }
         self.list(Asked::of("readdir", ino.0), offset, reply, list, |reply| {
@@ -469,7 +506,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -480,14 +517,25 @@ impl Filesystem for Adapter {
         let Some(flags) = XattrFlags::from_bits(flags as u32) else {
             return reply.error(Errno::EINVAL);
         };
-        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        let op = move |volume: &Volume| volume.set_xattr(ino.0, &name, &value, flags);
         let asked = Asked::of("setxattr", ino.0);
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        if is_acl(&name) {
+            if !self.lists {
+                return reply.error(Errno::EOPNOTSUPP);
+            }
+            let groups = groups(request);
+            let op = move |volume: &Volume| volume.set_acl(ino.0, &name, &value, groups.as_deref());
+            return self.serve(&self.waiters, asked, reply, op, |reply, ()| reply.ok());
+        }
+        let op = move |volume: &Volume| volume.set_xattr(ino.0, &name, &value, flags);
         self.serve(&self.waiters, asked, reply, op, |reply, ()| reply.ok());
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.as_bytes().to_vec();
+        if is_acl(&name) && !self.lists {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
         let op = move |volume: &Volume| volume.xattr(ino.0, &name);
         let asked = Asked::of("getxattr", ino.0);
         self.serve(&self.waiters, asked, reply, op, move |reply, value| {
@@ -546,6 +594,7 @@ impl Filesystem for Adapter {
             return self.serve(&self.waiters, asked, reply, op, send);
         }
         let (volume, writers) = (Arc::clone(&self.volume), Arc::clone(&self.writers));
+        let reporter = Arc::clone(&self.reporter);
         self.flusher.submit(asked, move || {
             if let Err(error) = writers.collect(ino.0) {
                 log::warn!("{asked}: collecting the kernel's pages: {error}");
@@ -553,7 +602,7 @@ impl Filesystem for Adapter {
             }
             match volume.seek(ino.0, offset, seek) {
                 Ok(at) => send(reply, at),
-                Err(error) => reply.error(asked.errno(&error)),
+                Err(error) => reply.error(reporter.errno(asked, error)),
             }
         });
     }
@@ -594,11 +643,14 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         let asked = Asked::of("ioctl", ino.0);
+        // Flags of the first dress speak of compression too.
+        let mut compression = false;
         let set = match command {
             FS_IOC_GETFLAGS | FS_IOC32_GETFLAGS => {
                 let op = move |volume: &Volume| volume.attr(ino.0);
                 return self.serve(&self.waiters, asked, reply, op, |reply, attr| {
-                    reply.ioctl(0, &attr.flags.bits().to_ne_bytes());
+                    let flags = attr.flags.bits() | compression_flags(&attr);
+                    reply.ioctl(0, &flags.to_ne_bytes());
                 });
             }
             FS_IOC_FSGETXATTR => {
@@ -607,9 +659,11 @@ impl Filesystem for Adapter {
                     reply.ioctl(0, &to_fsxattr(attr.flags));
                 });
             }
-            FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => argument
-                .first_chunk()
-                .map(|flags| u32::from_ne_bytes(*flags)),
+            FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => {
+                compression = true;
+                let flags = argument.first_chunk();
+                flags.map(|flags| u32::from_ne_bytes(*flags))
+            }
             FS_IOC_FSSETXATTR => from_fsxattr(argument),
             _ => return reply.error(Errno::ENOTTY),
         };
@@ -617,7 +671,10 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EOPNOTSUPP);
         };
         let caller = caller(request);
-        let op = move |volume: &Volume| volume.set_flags(ino.0, flags, caller);
+        let op = move |volume: &Volume| match compression {
+            true => volume.set_compression_flags(ino.0, flags, caller),
+            false => volume.set_flags(ino.0, flags, caller),
+        };
         self.serve(&self.waiters, asked, reply, op, |reply, ()| {
             reply.ioctl(0, &[]);
         });

@@ -99,12 +99,13 @@ impl Drop for Session {
     }
 }
 
-/// Mounts `volume` on the directory `dir` and returns once it answers.
+/// Mounts `volume` on the directory `dir` and returns once it answers. One
+/// mount of a volume at a time: its end forgets what the kernel has looked up.
 pub fn mount(volume: Arc<Volume>, dir: &Path, options: &MountOptions) -> Result<Session> {
     let dir = check_mount_point(dir, &options.source)?;
     check_device()?;
     let writers = Arc::new(Writers::default());
-    let adapter = Adapter::new(volume, options.writeback_cache, Arc::clone(&writers))?;
+    let adapter = Adapter::new(Arc::clone(&volume), options, Arc::clone(&writers))?;
     let fuse = fuser::Session::new(adapter, &dir, &options.config())
         .map_err(|error| refused(&dir, error))?;
     writers.set_notifier(fuse.notifier());
@@ -123,7 +124,10 @@ pub fn mount(volume: Arc<Volume>, dir: &Path, options: &MountOptions) -> Result<
         .spawn(move || {
             // Returns when every thread that takes requests has ended, and
             // drops the adapter, which waits for the workers.
-            let outcome = fuse.run().map_err(|error| {
+            let outcome = fuse.run();
+            // The kernel does not say so when it forgets all that it knew.
+            volume.forget_all();
+            let outcome = outcome.map_err(|error| {
                 // Nobody answers there any more: better no mount than a dead one.
                 if let Ok(Some(top)) = table::mounted_on(&place)
                     && top.device == device

@@ -23,6 +23,8 @@ use tempfile::TempDir;
 
 use crate::error::{Error, Result};
 
+use super::digest::{Digest, Stamp};
+use super::files::{private_copy, sync_all_files};
 use super::{Batch, Row, Table, durable};
 
 /// The most that key and value of a row may take together. A leaf of sled
@@ -43,12 +45,15 @@ const RESERVE_PART: u64 = 32;
 
 /// Rows of the database itself, which no table can have.
 const OWN: u8 = 0xff;
-const FORMAT_ROW: &[u8] = b"\xffformat";
+pub const FORMAT_ROW: &[u8] = b"\xffformat";
 const TEST_ROW: &[u8] = b"\xffself-test";
 pub const FRESH_ROW: &[u8] = b"\xfffresh";
 
+/// Holds the [`Stamp`] of the last commit.
+pub const STATE_ROW: &[u8] = b"\xffstate";
+
 /// The format of the rows' keys, and of the database as a whole.
-const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 pub struct Database {
     /// Taken for a moment; `committing` is held around it by writers.
@@ -74,6 +79,17 @@ struct State {
 struct Reserve {
     file: File,
     end: u64,
+    /// Of the last commit.
+    stamp: Stamp,
+}
+
+/// A batch, and what it will make of the rows.
+pub struct Plan {
+    /// Of the rows with the batch.
+    pub stamp: Stamp,
+    changes: ::sled::Batch,
+    /// What the rows that it changes were.
+    undo: HashMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 /// An error that is told again and again.
@@ -101,9 +117,9 @@ impl Database {
     /// Makes an empty database.
     pub fn create(directory: &Path) -> Result<()> {
         let (_, db) = start(directory)?;
-        let format = FORMAT.to_be_bytes();
         guarded("creating the database", || {
-            db.insert(FORMAT_ROW, &format)?;
+            db.insert(FORMAT_ROW, &FORMAT.to_be_bytes())?;
+            db.insert(STATE_ROW, &Stamp::default().encode())?;
             db.flush()
         })?;
         drop(db);
@@ -113,7 +129,7 @@ impl Database {
     /// Opens the database for changes. The caller holds the store's lock.
     pub fn open(directory: &Path) -> Result<Self> {
         let open = || {
-            let database = Self::open_files(directory, None)?;
+            let database = Self::open_files(directory)?;
             database.self_test()?;
             Ok(database)
         };
@@ -134,21 +150,18 @@ impl Database {
         Ok(database)
     }
 
-    /// Opens a private copy of the database for reading: sled writes when it
-    /// opens a database, whether anybody changes it or not, and this way a
-    /// reader changes nothing and needs no right to.
-    pub fn open_copy(directory: &Path) -> Result<Self> {
-        let copy = private_copy(directory)?;
-        let target = copy.path().join("db");
-        Self::open_files(&target, Some(copy))
+    /// Opens a database that nobody else will see, for reading or repair:
+    /// sled writes when it opens one, so it must be a copy.
+    pub fn open_private(directory: &Path) -> Result<Self> {
+        Self::open_files(directory)
     }
 
-    fn open_files(directory: &Path, copy: Option<TempDir>) -> Result<Self> {
+    fn open_files(directory: &Path) -> Result<Self> {
         let data = data_file(directory);
         // sled would start with an empty one.
         if !data.is_file() {
             return Err(Error::Corrupt(format!(
-                "the store's database {} is missing; bring it back from a copy of the store",
+                "the store's database {} is missing",
                 data.display()
             )));
         }
@@ -166,8 +179,7 @@ impl Database {
             }
             _ => {
                 return Err(Error::Corrupt(format!(
-                    "the store's database {} does not hold what it must; bring it back from a \
-                     copy of the store",
+                    "the store's database {} does not hold what it must",
                     directory.display()
                 )));
             }
@@ -177,16 +189,23 @@ impl Database {
             .write(true)
             .open(&data)
             .map_err(Error::io(format!("opening {}", data.display())))?;
+        let stamp = guarded("reading the database", || db.get(STATE_ROW))?;
+        let stamp = stamp.and_then(|row| Stamp::decode(&row));
         let state = State {
             db: Some(db),
             config,
             failure: None,
             undo: HashMap::new(),
-            copy,
+            copy: None,
         };
         Ok(Self {
             state: RwLock::new(state),
-            committing: Mutex::new(Reserve { file, end: 0 }),
+            committing: Mutex::new(Reserve {
+                file,
+                end: 0,
+                // One that a database of format 1 lacks is given to it.
+                stamp: stamp.unwrap_or_default(),
+            }),
             directory: directory.to_owned(),
         })
     }
@@ -284,68 +303,149 @@ impl Database {
         }
     }
 
-    /// Applies a batch atomically; durable when it returns `Ok`.
-    pub fn apply(&self, batch: Batch) -> Result<()> {
+    /// The stamp of the last commit.
+    pub fn stamp(&self) -> Stamp {
+        self.committing.lock().stamp
+    }
+
+    /// Adds up all rows. Every page is read and checked on the way.
+    pub fn digest(&self) -> Result<Digest> {
+        self.with(|db| {
+            let mut digest = Digest::default();
+            for row in db.range(..[OWN]) {
+                let (key, value) = row?;
+                digest.add(&key, &value);
+            }
+            Ok(digest)
+        })
+    }
+
+    /// At most `limit` rows from a raw key on: table and key, value.
+    pub fn page(&self, from: &[u8], limit: usize) -> Result<Vec<Row>> {
+        self.with(|db| {
+            let rows = db.range(from..&[OWN][..]).take(limit);
+            rows.map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())))
+                .collect()
+        })
+    }
+
+    /// Writes down what the rows are, durably: for a database that never was.
+    pub fn set_stamp(&self, stamp: Stamp) -> Result<()> {
+        let mut reserve = self.committing.lock();
+        self.with(|db| {
+            db.insert(STATE_ROW, &stamp.encode())?;
+            db.flush()
+        })?;
+        reserve.stamp = stamp;
+        Ok(())
+    }
+
+    /// Looks at what a batch will change, and sees to space for it. Nothing
+    /// else may be committed until the plan has been [applied](Self::apply).
+    pub fn plan(&self, batch: &Batch) -> Result<Plan> {
         let mut reserve = self.committing.lock();
         self.check_health()?;
         let mut undo = HashMap::with_capacity(batch.changes.len());
-        let mut changes = ::sled::Batch::default();
+        let mut after = HashMap::with_capacity(batch.changes.len());
         let mut bytes = 0;
-        for (table, key, value) in batch.changes {
+        for (table, key, value) in &batch.changes {
             let len = key.len() + value.as_ref().map_or(0, Vec::len);
             if len > ROW_MAX {
                 return Err(Error::Invalid("a row of the store is longer than 6 KiB"));
             }
             bytes += len as u64;
-            let key = raw_key(table, &key);
+            let key = raw_key(*table, key);
             if !undo.contains_key(&key) {
                 undo.insert(key.clone(), self.get_raw(&key)?);
             }
-            match value {
-                Some(value) => changes.insert(key, value),
-                None => changes.remove(key),
+            after.insert(key, value.as_deref());
+        }
+        reserve.make_room(&self.directory, bytes, undo.len() as u64 + 1)?;
+        let mut stamp = reserve.stamp;
+        stamp.epoch += 1;
+        let mut changes = ::sled::Batch::default();
+        for (key, before) in &undo {
+            if let Some(value) = before {
+                stamp.digest.remove(key, value);
+            }
+            match after.get(key).copied().flatten() {
+                Some(value) => {
+                    stamp.digest.add(key, value);
+                    changes.insert(key.as_slice(), value);
+                }
+                None => changes.remove(key.as_slice()),
             }
         }
-        reserve.make_room(&self.directory, bytes, undo.len() as u64)?;
+        changes.insert(STATE_ROW, &stamp.encode());
+        Ok(Plan {
+            stamp,
+            changes,
+            undo,
+        })
+    }
+
+    /// Applies a batch atomically; `durable`: it survives a power cut when
+    /// this returns `Ok`.
+    pub fn apply(&self, plan: Plan, durable: bool) -> Result<()> {
+        let mut reserve = self.committing.lock();
+        self.check_health()?;
+        let Plan {
+            stamp,
+            changes,
+            undo,
+        } = plan;
         let failures = durable::failures();
         let mut state = self.state.write();
+        let again = changes.clone();
         let applied = guarded("writing rows", || state.db()?.apply_batch(changes));
         if let Err(error) = applied {
             state.undo = undo;
-            return Err(self.failed(&mut state, &mut reserve, error, failures));
+            self.failed(&mut state, &mut reserve, error, failures, again)?;
+            reserve.stamp = stamp;
+            return Ok(());
         }
         let Some(db) = state.db.clone() else {
             return Ok(()); // It has just been used.
         };
         drop(state); // Readers go on while the disk works.
-        let flushed = guarded("making rows durable", || db.flush());
+        let flushed = match durable {
+            true => guarded("making rows durable", || db.flush()).map(drop),
+            false => Ok(()),
+        };
         drop(db);
-        match flushed {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let mut state = self.state.write();
-                Err(self.failed(&mut state, &mut reserve, error, failures))
-            }
+        if let Err(error) = flushed {
+            let mut state = self.state.write();
+            self.failed(&mut state, &mut reserve, error, failures, again)?;
         }
+        reserve.stamp = stamp;
+        Ok(())
+    }
+
+    /// Makes everything applied durable.
+    pub fn flush(&self) -> Result<()> {
+        self.with(|db| db.flush()).map(drop)
     }
 
     /// After sled failed it never writes again, and may not even read. If it
-    /// merely lacked space, it is opened anew from what the disk holds: the
-    /// last batch wholly or not at all. After anything else nothing more may
-    /// be written, for nobody knows what the disk took; what the files hold
-    /// is then read from a copy.
+    /// merely lacked space, it is opened anew from what the disk holds, the
+    /// last batch wholly or not at all, and given that batch again: it is in
+    /// the journal already. After anything else nothing more may be written,
+    /// for nobody knows what the disk took; what the files hold is then read
+    /// from a copy, and the journal has what they lack when the store is
+    /// opened the next time.
     fn failed(
         &self,
         state: &mut State,
         reserve: &mut Reserve,
         error: Error,
         failures: u64,
-    ) -> Error {
+        batch: ::sled::Batch,
+    ) -> Result<()> {
         if state.config.global_error().is_ok() {
             // It stopped at a page that it could not read, within a batch.
             log::error!("the database failed: {error}");
             state.failure = Some(Failure::Other(error.to_string()));
-            return error;
+            return Err(error);
         }
         if matches!(error, Error::NoSpace) && durable::failures() == failures {
             log::warn!("the disk became full within a commit; opening the database again");
@@ -355,11 +455,19 @@ impl Database {
             if let Err(error) = release_reserve(&self.directory) {
                 log::warn!("{error}");
             }
-            match start(&self.directory) {
+            let opened = start(&self.directory).and_then(|(config, db)| {
+                // Should it be there already, it does no harm.
+                guarded("writing rows", || {
+                    db.apply_batch(batch)?;
+                    db.flush()
+                })?;
+                Ok((config, db))
+            });
+            match opened {
                 Ok((config, db)) => {
                     state.config = config;
                     state.db = Some(db);
-                    return error;
+                    return Ok(());
                 }
                 Err(again) => log::warn!("the database could not be opened again: {again}"),
             }
@@ -383,7 +491,7 @@ impl Database {
             }
             Err(error) => log::error!("reading it may fail: {error}"),
         }
-        error
+        Err(error)
     }
 
     /// Bytes of all rows' keys and values, and their number.
@@ -566,23 +674,8 @@ fn release_reserve(directory: &Path) -> Result<()> {
         .map_err(Error::io(format!("cutting {}", path.display())))
 }
 
-/// Copies a database into a temporary directory, as `db`.
-fn private_copy(directory: &Path) -> Result<TempDir> {
-    let copy = tempfile::Builder::new()
-        .prefix("laconicfs-")
-        .tempdir()
-        .map_err(Error::io("creating a temporary directory"))?;
-    copy_files(directory, &copy.path().join("db")).map_err(|source| Error::Io {
-        context: format!(
-            "copying the database to {} for reading (TMPDIR says where to)",
-            copy.path().display()
-        ),
-        source,
-    })?;
-    Ok(copy)
-}
-
-fn start(directory: &Path) -> Result<(Config, Db)> {
+/// Opens sled's files, or makes them.
+pub fn start(directory: &Path) -> Result<(Config, Db)> {
     drop_half_snapshots(directory)?;
     let config = Config::new()
         .path(directory)
@@ -630,12 +723,12 @@ fn drop_half_snapshots(directory: &Path) -> Result<()> {
 }
 
 /// Calls sled and translates its errors; a panic in it becomes one.
-fn guarded<T>(context: &str, f: impl FnOnce() -> ::sled::Result<T>) -> Result<T> {
+pub fn guarded<T>(context: &str, f: impl FnOnce() -> ::sled::Result<T>) -> Result<T> {
     use ::sled::Error as Sled;
     let damaged = |what: &str| {
         Error::Corrupt(format!(
-            "{context}: the store's database is damaged ({what}). Bring it \
-             back from a copy of the store"
+            "{context}: the store's database is damaged ({what}); `laconicfs fsck --repair` \
+             rebuilds it"
         ))
     };
     match catch_unwind(AssertUnwindSafe(f)) {
@@ -655,50 +748,4 @@ fn guarded<T>(context: &str, f: impl FnOnce() -> ::sled::Result<T>) -> Result<T>
             Err(damaged(text.unwrap_or("sled panicked")))
         }
     }
-}
-
-/// Every file below a directory, in the order of their names.
-pub fn files_below(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut waiting = vec![directory.to_owned()];
-    while let Some(directory) = waiting.pop() {
-        for entry in std::fs::read_dir(&directory)? {
-            let entry = entry?;
-            match entry.file_type()?.is_dir() {
-                true => waiting.push(entry.path()),
-                false => found.push(entry.path()),
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for path in files_below(from)? {
-        let Ok(name) = path.strip_prefix(from) else {
-            continue; // Every path found begins so.
-        };
-        let target = to.join(name);
-        if let Some(parent) = target.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        std::fs::copy(&path, &target)?;
-        // A store on read-only media has files that nobody may write.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&target, mode)?;
-    }
-    Ok(())
-}
-
-/// Makes files and directories durable that sled made without doing so.
-fn sync_all_files(directory: &Path) -> Result<()> {
-    let syncing = || format!("syncing {}", directory.display());
-    for path in files_below(directory).map_err(Error::io(syncing()))? {
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(Error::io(syncing()))?;
-    }
-    durable::sync_directory(directory)
 }

@@ -2,9 +2,9 @@
 //!
 //! | name | what it is |
 //! |---|---|
-//! | `superblock` | what the store is: one line of JSON and one with its hash |
+//! | `superblock`, `superblock.copy` | what the store is: one line of JSON and one with its hash |
 //! | `lock` | locked by whoever uses the store; holds the writer's process id |
-//! | `db/`, `db.seal`, `logs/` | rows and values, see [`SledStore`] |
+//! | `db/`, `db.seal`, `journal/`, `logs/` | rows and values, see [`SledStore`] |
 //! | `models/` | `HASH.model`, each named by the BLAKE3 hash of its bytes |
 //!
 //! Nothing in it depends on where it lies: a copy is a store as well.
@@ -18,14 +18,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::sled::INLINE_MAX;
-use super::{Access, SledStore, durable};
+use super::sled::{How, INLINE_MAX};
+use super::{Access, SledStore, durable, recover};
 use crate::error::{Error, Result};
 
 /// The newest format of a store that this program knows, and the one it makes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+
+/// The first format with a journal.
+const JOURNALED: u32 = 2;
 
 const MAGIC: &str = "laconicfs store";
+
+const SUPERBLOCK: &str = "superblock";
+const SUPERBLOCK_COPY: &str = "superblock.copy";
 
 /// What is chosen when a store is made, and stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +58,25 @@ impl Default for Properties {
     }
 }
 
+/// A value log is at most this part of the disk: what is deleted comes free by
+/// whole logs, and the last one is written to, dead or not.
+const LOG_PART: u64 = 64;
+
 impl Properties {
+    /// What suits a store at `path`, which need not exist yet, on its disk.
+    pub fn for_disk(path: &Path) -> Self {
+        let mut properties = Self::default();
+        let space = path.ancestors().skip(1).find_map(|above| match above {
+            above if above.as_os_str().is_empty() => durable::disk_space(Path::new(".")).ok(),
+            above => durable::disk_space(above).ok(),
+        });
+        if let Some((_, _, size)) = space {
+            let least = 4 * u64::from(properties.chunk_size);
+            properties.log_size = (size / LOG_PART).clamp(least, properties.log_size);
+        }
+        properties
+    }
+
     fn check(&self) -> Result<()> {
         if !self.chunk_size.is_power_of_two() || !(4096..=16 << 20).contains(&self.chunk_size) {
             return Err(Error::Invalid(
@@ -90,14 +114,32 @@ pub struct Superblock {
 }
 
 impl Superblock {
-    /// Reads the superblock of the store at `path`, which may be in use.
+    /// Reads the superblock of the store at `path`, which may be in use; its
+    /// copy where that is damaged or missing.
     pub fn read(path: &Path) -> Result<Self> {
+        let first = Self::read_file(path, &path.join(SUPERBLOCK));
+        match first {
+            Err(error @ (Error::Corrupt(_) | Error::NotAStore { .. })) => {
+                let copy = Self::read_file(path, &path.join(SUPERBLOCK_COPY));
+                copy.map_err(|_| error)
+            }
+            first => first,
+        }
+    }
+
+    /// Whether both copies are there and say the same.
+    pub fn is_safe(&self, path: &Path) -> bool {
+        [SUPERBLOCK, SUPERBLOCK_COPY]
+            .iter()
+            .all(|name| Self::read_file(path, &path.join(name)).is_ok_and(|found| found == *self))
+    }
+
+    fn read_file(path: &Path, file: &Path) -> Result<Self> {
         let not_a_store = |reason: &str| Error::NotAStore {
             path: path.to_owned(),
             reason: format!("{reason}; `laconicfs mkfs` makes a store"),
         };
-        let file = path.join("superblock");
-        let text = match std::fs::read(&file) {
+        let text = match std::fs::read(file) {
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
             {
@@ -154,10 +196,10 @@ impl Superblock {
     fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_string(self).map_err(|e| Error::Other(e.to_string()))?;
         let hash = blake3::hash(json.as_bytes()).to_hex();
-        durable::replace_file(
-            &path.join("superblock"),
-            format!("{json}\n{hash}\n").as_bytes(),
-        )
+        let text = format!("{json}\n{hash}\n");
+        // The copy is older for a moment, and that is all that it is for.
+        durable::replace_file(&path.join(SUPERBLOCK), text.as_bytes())?;
+        durable::replace_file(&path.join(SUPERBLOCK_COPY), text.as_bytes())
     }
 }
 
@@ -212,13 +254,22 @@ impl StoreDir {
         Superblock::read(path)?;
         let path = absolute(path)?;
         let lock = lock(&path, access)?;
-        let superblock = Superblock::read(&path)?;
-        let Properties {
-            inline_max,
-            log_size,
-            ..
-        } = superblock.properties;
-        let store = SledStore::open(&path, inline_max, log_size, access, lock)?;
+        let mut superblock = Superblock::read(&path)?;
+        let how = How {
+            access,
+            uuid: superblock.uuid.clone(),
+            inline_max: superblock.properties.inline_max,
+            log_size: superblock.properties.log_size,
+            journal: superblock.format >= JOURNALED,
+        };
+        let store = SledStore::open(&path, &how, lock)?;
+        if access == Access::Write {
+            // From here on a program that knows no journal must not write.
+            superblock.format = FORMAT;
+            if !superblock.is_safe(&path) {
+                superblock.write(&path)?;
+            }
+        }
         Ok(Self {
             path,
             superblock,
@@ -243,17 +294,57 @@ impl StoreDir {
         self.access
     }
 
+    /// What is wrong with the files of the store at `path`, in words: its
+    /// superblock, its database as a whole, its journal, its models. Nothing
+    /// is changed.
+    pub fn examine(path: &Path) -> Result<Vec<String>> {
+        let superblock = Superblock::read(path)?;
+        let path = absolute(path)?;
+        let _lock = lock(&path, Access::Read)?;
+        let mut problems = Vec::new();
+        if superblock.format >= JOURNALED {
+            if !superblock.is_safe(&path) {
+                problems.push("the superblock or its copy is damaged or missing".into());
+            }
+            problems.extend(recover::problems(&path, &superblock.uuid)?);
+        }
+        let dir = Self::models_path_of(&path);
+        for (hash, _) in models_in(&dir)? {
+            let bytes = std::fs::read(dir.join(model_name(&hash)));
+            if bytes.map_or(true, |bytes| blake3::hash(&bytes) != hash) {
+                problems.push(format!("the file of model {hash} is damaged"));
+            }
+        }
+        if let Some(own) = &superblock.properties.model
+            && !dir.join(format!("{own}.model")).exists()
+        {
+            problems.push(format!("the file of model {own} is missing"));
+        }
+        Ok(problems)
+    }
+
+    /// Puts what can be read of the rows in the place of a database that the
+    /// journal cannot bring back, and says what is known to be missing, in
+    /// words. The rows may not agree with each other afterwards. The next
+    /// writer opens them as they are.
+    pub fn salvage_rows(path: &Path) -> Result<Vec<String>> {
+        let superblock = Superblock::read(path)?;
+        let path = absolute(path)?;
+        let _lock = lock(&path, Access::Write)?;
+        recover::salvage_in_place(&path, &superblock.uuid)
+    }
+
     /// Rows and values. Whoever holds it holds the store's lock.
     pub fn store(&self) -> Arc<SledStore> {
         self.store.clone()
     }
 
-    fn models_path(&self) -> PathBuf {
-        self.path.join("models")
+    fn models_path_of(path: &Path) -> PathBuf {
+        path.join("models")
     }
 
     fn model_path(&self, hash: &blake3::Hash) -> PathBuf {
-        self.models_path().join(format!("{}.model", hash.to_hex()))
+        Self::models_path_of(&self.path).join(model_name(hash))
     }
 
     /// Adds a model to the store and returns its name. One that is there
@@ -267,6 +358,16 @@ impl StoreDir {
             durable::replace_file(&self.model_path(&hash), bytes)?;
         }
         Ok(hash)
+    }
+
+    /// Takes a model out of the store. The caller knows that no chunk needs it.
+    pub fn remove_model(&self, hash: &blake3::Hash) -> Result<()> {
+        if self.access != Access::Write {
+            return Err(Error::ReadOnly);
+        }
+        let path = self.model_path(hash);
+        std::fs::remove_file(&path).map_err(Error::io(format!("removing {}", path.display())))?;
+        path.parent().map_or(Ok(()), durable::sync_directory)
     }
 
     /// The bytes of a model, which hash to its name.
@@ -296,23 +397,7 @@ impl StoreDir {
     /// The names of the store's models and the bytes that each takes. The
     /// files are not read.
     pub fn models(&self) -> Result<Vec<(blake3::Hash, u64)>> {
-        let path = self.models_path();
-        let listing = || format!("listing {}", path.display());
-        let mut models = Vec::new();
-        for entry in std::fs::read_dir(&path).map_err(Error::io(listing()))? {
-            let entry = entry.map_err(Error::io(listing()))?;
-            let name = entry.file_name();
-            let hash = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(".model"))
-                .and_then(|hex| blake3::Hash::from_hex(hex).ok());
-            if let Some(hash) = hash {
-                let found = entry.metadata().map_err(Error::io(listing()))?;
-                models.push((hash, found.len()));
-            }
-        }
-        models.sort_by_key(|(hash, _)| *hash.as_bytes());
-        Ok(models)
+        models_in(&Self::models_path_of(&self.path))
     }
 
     /// Makes a model that is in the store the one that chunks are coded with
@@ -328,6 +413,34 @@ impl StoreDir {
         self.superblock = superblock;
         Ok(())
     }
+}
+
+fn model_name(hash: &blake3::Hash) -> String {
+    format!("{}.model", hash.to_hex())
+}
+
+/// The models in a directory: their names and lengths.
+fn models_in(path: &Path) -> Result<Vec<(blake3::Hash, u64)>> {
+    let listing = || format!("listing {}", path.display());
+    let mut models = Vec::new();
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(models),
+        entries => entries.map_err(Error::io(listing()))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(Error::io(listing()))?;
+        let name = entry.file_name();
+        let hash = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".model"))
+            .and_then(|hex| blake3::Hash::from_hex(hex).ok());
+        if let Some(hash) = hash {
+            let found = entry.metadata().map_err(Error::io(listing()))?;
+            models.push((hash, found.len()));
+        }
+    }
+    models.sort_by_key(|(hash, _)| *hash.as_bytes());
+    Ok(models)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

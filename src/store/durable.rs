@@ -36,7 +36,11 @@ pub unsafe extern "C" fn sync_file_range(
 ) -> c_int {
     CALLS.fetch_add(1, Ordering::SeqCst);
     #[cfg(test)]
-    let fd = if witness::see(fd) { fd } else { -1 };
+    let fd = if witness::see(fd) && !faults::due_fd(fd) {
+        fd
+    } else {
+        -1
+    };
     // SAFETY: fdatasync takes any number for a descriptor and touches no memory.
     let result = unsafe { libc::fdatasync(fd) };
     if result != 0 {
@@ -59,9 +63,44 @@ pub fn failures() -> u64 {
 /// Makes the entries of a directory durable: what was created, renamed or
 /// removed in it.
 pub fn sync_directory(path: &Path) -> Result<()> {
+    #[cfg(test)]
+    if faults::due_at(path, 0).is_some() {
+        return Err(Error::io(format!("syncing {}", path.display()))(
+            faults::error(),
+        ));
+    }
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(Error::io(format!("syncing {}", path.display())))
+}
+
+/// Writes all of `bytes` at `offset`.
+pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    #[cfg(test)]
+    if let Some(part) = faults::due(file, bytes.len()) {
+        file.write_all_at(&bytes[..part], offset)?;
+        return Err(faults::error());
+    }
+    file.write_all_at(bytes, offset)
+}
+
+/// Makes the content of a file durable.
+pub fn sync_file(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    if faults::due(file, 0).is_some() {
+        return Err(faults::error());
+    }
+    file.sync_data()
+}
+
+/// Renames within a directory; durable when that has been synced.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    if faults::due_at(to, 0).is_some() {
+        return Err(faults::error());
+    }
+    std::fs::rename(from, to)
 }
 
 /// Sets disk blocks aside for `[offset, offset + len)` of a file without
@@ -120,6 +159,10 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(directory)
         .map_err(Error::io(context()))?;
+    #[cfg(test)]
+    if faults::due_at(path, 0).is_some() {
+        return Err(Error::io(context())(faults::error()));
+    }
     file.write_all(bytes)
         .and_then(|()| file.as_file().sync_all())
         .map_err(Error::io(context()))?;
@@ -189,5 +232,82 @@ pub mod witness {
             Some(Watch::Fail) => false,
             None => true,
         }
+    }
+}
+
+/// Lets writes and syncs of a store fail at a chosen one, and every one after
+/// it, as when the power goes: what a test copies afterwards is what the disk
+/// holds.
+#[cfg(test)]
+pub mod faults {
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::AsRawFd;
+    use std::path::{Path, PathBuf};
+
+    use parking_lot::Mutex;
+
+    struct Plan {
+        root: PathBuf,
+        /// Operations that succeed before.
+        left: u64,
+        /// Operations seen.
+        seen: u64,
+        /// Bytes of the failing write that still reach the file, in 256ths.
+        part: usize,
+    }
+
+    static PLANS: Mutex<Vec<Plan>> = Mutex::new(Vec::new());
+
+    /// Lets the operation after `left` others below `root` fail.
+    pub fn arm(root: &Path, left: u64, part: usize) {
+        let root = root.to_owned();
+        PLANS.lock().push(Plan {
+            root,
+            left,
+            seen: 0,
+            part,
+        });
+    }
+
+    /// Ends the plan for `root`; says how many operations there were.
+    pub fn disarm(root: &Path) -> u64 {
+        let mut plans = PLANS.lock();
+        let at = plans.iter().position(|plan| plan.root == root);
+        at.map_or(0, |at| plans.remove(at).seen)
+    }
+
+    pub fn error() -> io::Error {
+        io::Error::from_raw_os_error(libc::EIO)
+    }
+
+    /// Whether an operation on `path` fails, and how much of `len` bytes it
+    /// still does.
+    pub fn due_at(path: &Path, len: usize) -> Option<usize> {
+        let mut plans = PLANS.lock();
+        let plan = plans.iter_mut().find(|plan| path.starts_with(&plan.root))?;
+        plan.seen += 1;
+        if plan.left > 0 {
+            plan.left -= 1;
+            return None;
+        }
+        // Only the first one does something.
+        Some(len * std::mem::take(&mut plan.part) / 256)
+    }
+
+    pub fn due(file: &File, len: usize) -> Option<usize> {
+        if PLANS.lock().is_empty() {
+            return None;
+        }
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+        due_at(&path, len)
+    }
+
+    pub fn due_fd(fd: i32) -> bool {
+        if PLANS.lock().is_empty() {
+            return false;
+        }
+        let path = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        path.is_ok_and(|path| due_at(&path, 0).is_some())
     }
 }

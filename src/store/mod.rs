@@ -6,13 +6,23 @@
 //! fails where a test tells it to. One conformance test runs over all of them.
 //! [`StoreDir`] is the directory in which a user's store rests.
 
+mod checkpoint;
 mod database;
+mod digest;
 mod directory;
 mod durable;
 mod faulty;
+mod files;
+mod frame;
+mod journal;
 mod memory;
+mod rebuild;
 mod record;
+mod recover;
+mod refresh;
+mod seal;
 mod sled;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod vlog;

@@ -120,7 +120,7 @@ impl Logs {
         };
         let Open { log, file, end } = open;
         let bytes = record::encode(log, end, table, key, payload)?;
-        if let Err(error) = file.write_all_at(&bytes, end) {
+        if let Err(error) = durable::write_at(&file, &bytes, end) {
             // What was written of it must not be walked over later. If even
             // that fails, the next append writes over it, and a walk stops
             // where the file's known bytes end.
@@ -185,7 +185,7 @@ impl Logs {
         for appender in &self.appenders {
             let unsynced = std::mem::take(&mut appender.lock().unsynced);
             for (log, file) in unsynced {
-                if let Err(error) = file.sync_data() {
+                if let Err(error) = durable::sync_file(&file) {
                     result = Err(Error::io(format!("syncing value log {log}"))(error));
                 }
             }

@@ -3,12 +3,15 @@
 //! A log that holds nothing live is removed. What is live in a log that is
 //! mostly garbage is copied out first, and so is the content of small logs
 //! when there are many. Only sealed logs are touched, and only while no value
-//! in them waits for its commit.
+//! in them waits for its commit; where space is short, the logs that are being
+//! appended to are sealed for it.
+
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, LogRecord, Table};
 
-use super::commit::Swap;
+use super::commit::{SPACE_AGE, Swap};
 use super::rows::{self, ChunkRow};
 use super::{Health, Shared};
 
@@ -42,17 +45,18 @@ impl Shared {
     }
 
     /// One round: removes empty logs, copies out of at most `limit` others.
-    /// Returns how many were copied and removed.
+    /// Returns how many were removed.
     fn collect(&self, limit: usize) -> Result<usize> {
-        let (health, tight) = {
+        let (health, tight, room) = {
             let mut state = self.state.lock();
-            (state.health, self.is_tight(&mut state))
+            (state.health, self.is_tight(&mut state), state.room())
         };
         if self.options.read_only || !matches!(health, Health::Fine | Health::Full) {
             return Ok(0);
         }
-        if tight {
-            // Garbage in the logs that are appended to counts as well now.
+        // Garbage in the logs that are appended to counts as well, where it
+        // takes much of what is left.
+        if tight || self.open_garbage()? > room / 2 {
             self.store.seal_logs()?;
         }
         let mut stuck = self.stuck.lock();
@@ -66,12 +70,13 @@ impl Shared {
                 .filter_map(|info| Some((info, ledger.live(info.log)?)))
                 .partition(|(_, live)| *live == 0)
         };
+        let mut done = 0;
         for (info, _) in empty {
-            self.remove_if_dead(info.log)?;
+            done += usize::from(self.remove_if_dead(info.log)?);
         }
         // Copying needs space before it frees some.
         if health == Health::Full {
-            return Ok(0);
+            return Ok(done);
         }
         stuck.retain(|log, _| victims.iter().any(|(info, _)| info.log == *log));
         victims.retain(|(info, live)| stuck.get(&info.log) != Some(live));
@@ -90,7 +95,6 @@ impl Shared {
             live * 100 < info.bytes * part || (many && info.bytes < SMALL)
         });
         victims.sort_by_key(|(info, live)| live * 1000 / info.bytes.max(1));
-        let mut done = 0;
         for (info, live) in victims.into_iter().take(limit) {
             if self.drain.stopped() {
                 break;
@@ -102,6 +106,56 @@ impl Shared {
             }
         }
         Ok(done)
+    }
+
+    /// Bytes of records that nobody needs, in logs that are not sealed yet.
+    fn open_garbage(&self) -> Result<u64> {
+        let logs = self.store.logs()?;
+        let ledger = self.ledger.lock();
+        let open = logs.iter().filter(|info| !info.sealed);
+        let garbage =
+            open.filter_map(|info| Some(info.bytes.saturating_sub(ledger.live(info.log)?)));
+        Ok(garbage.sum())
+    }
+
+    /// See [`Tier::make_space`](super::Tier::make_space).
+    pub(super) fn make_space(&self) -> bool {
+        let mut futile = self.futile.lock();
+        if self.options.read_only || futile.is_some_and(|at| at.elapsed() < SPACE_AGE) {
+            return false;
+        }
+        // What was deleted is garbage once that is committed. Whether it was
+        // shows below.
+        let _ = self.sync();
+        let mut usable = false;
+        for _ in 0..64 {
+            let space = self.look_at_space();
+            {
+                let mut state = self.state.lock();
+                state.set_space(space);
+                usable = state.health == Health::Fine && !self.is_tight(&mut state);
+                // Room for one small change is not enough: whoever asks goes
+                // on writing.
+                let ample = (2 * self.options.dirty_bytes as u64).min(state.space.capacity / 8);
+                if usable && state.room() >= ample {
+                    break;
+                }
+            }
+            match self.collect(1) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    log::warn!("giving back space: {error}");
+                    break;
+                }
+            }
+        }
+        if usable {
+            *futile = None;
+            return true;
+        }
+        *futile = Some(Instant::now());
+        false
     }
 
     /// Copies what is live in a log to others of its class and removes it.
@@ -175,10 +229,12 @@ impl Shared {
                 })?;
                 self.submit(Swap {
                     name,
-                    to: append(row.class, &frame)?,
+                    to: Some(append(row.class, &frame)?),
                     from: row.value,
                     kind: row.kind,
                     class: row.class,
+                    policy: row.policy,
+                    model: row.model,
                 });
             }
             Table::Xattr => {

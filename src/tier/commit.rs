@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::codec::Kind;
+use crate::codec::{Kind, ModelId, Policy};
 use crate::error::{Error, Result};
 use crate::parallel;
 use crate::store::{Batch, ChunkId, Class, Space, Table, ValueRef};
 
 use super::overlay::Layer;
-use super::rows::{self, ChunkRow, Counters, RUN};
+use super::rows::{self, ChunkRow, Counters, run_of};
 use super::{Health, Plain, Shared, State};
 
 /// How long a commit that found no space waits before it is tried again.
@@ -23,8 +23,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const RESERVE: u64 = 32 << 20;
 const RESERVE_SHARE: u64 = 16;
 
+/// What a byte of a row may take of the disk beside itself, in the database.
+const ROW_SPACE: u64 = 3;
+
 /// How old a figure of the free space may be.
-const SPACE_AGE: Duration = Duration::from_millis(500);
+pub(super) const SPACE_AGE: Duration = Duration::from_millis(500);
 
 /// Chunks encoded at a time: bounds the memory that frames take.
 const GROUP: usize = 64;
@@ -34,10 +37,13 @@ pub(super) struct Swap {
     pub name: ChunkId,
     /// What its row must still say.
     pub from: ValueRef,
-    /// Appended through the ledger.
-    pub to: ValueRef,
+    /// Appended through the ledger; `None` if the value stays.
+    pub to: Option<ValueRef>,
     pub kind: Kind,
     pub class: Class,
+    /// Under which policy it was coded, and which model was tried.
+    pub policy: Policy,
+    pub model: Option<ModelId>,
 }
 
 /// What a freeze took out of the state.
@@ -46,7 +52,15 @@ struct Frozen {
     epoch: u64,
     /// The plain bytes that rows may now name.
     fresh: HashMap<ChunkId, Plain>,
+    /// What the files that they were written to want of them.
+    wishes: HashMap<ChunkId, Policy>,
     swaps: Vec<Swap>,
+}
+
+impl Frozen {
+    fn wish(&self, name: &ChunkId) -> Policy {
+        self.wishes.get(name).copied().unwrap_or_default()
+    }
 }
 
 /// Values of chunks that were appended by a commit that then failed for want
@@ -114,7 +128,7 @@ impl Shared {
 
     /// Whether writes would leave too little space for anything else.
     pub(super) fn is_tight(&self, state: &mut State) -> bool {
-        let tight = |state: &State| state.room() < state.waiting_bytes() as u64;
+        let tight = |state: &State| state.room() < state.needed_space();
         if tight(state) && state.space_taken.elapsed() > SPACE_AGE {
             // Believe it only when it is fresh: space may have been freed.
             let space = self.look_at_space();
@@ -123,7 +137,7 @@ impl Shared {
         tight(state)
     }
 
-    fn look_at_space(&self) -> Option<Space> {
+    pub(super) fn look_at_space(&self) -> Option<Space> {
         let space = self.store.space();
         space
             .inspect_err(|error| log::warn!("cannot tell how much space is left: {error}"))
@@ -181,31 +195,46 @@ impl Shared {
         drop(hashed);
         // `dirty` is sorted, so the chunks of a run follow each other.
         let mut changed = Vec::new();
-        let same_run =
-            |a: &((u64, u64), _), b: &((u64, u64), _)| (a.0.0, a.0.1 / RUN) == (b.0.0, b.0.1 / RUN);
+        let same_run = |a: &((u64, u64), _), b: &((u64, u64), _)| {
+            (a.0.0, run_of(a.0.1)) == (b.0.0, run_of(b.0.1))
+        };
         for chunks in names.chunk_by(same_run) {
             let ((ino, first), _) = chunks[0]; // `chunk_by` yields no empty ones
             let mut run = self.run_row(state, ino, first)?;
-            let number = u32::try_from(first / RUN).map_err(|_| Error::FileTooBig)?;
+            let key = rows::run_key(ino, run_of(first));
+            let preserved = state.to_preserve(&key, &run)?;
             let mut refs = Vec::new();
             for ((_, index), name) in chunks {
                 let before = run.set(*index, Some(*name));
                 refs.push((*name, 1));
                 refs.extend(before.map(|before| (before, -1)));
             }
-            changed.push((rows::run_key(ino, number), run.encode(), refs));
+            changed.push((key, run.encode(), refs, preserved));
         }
+        // A copy that is to be made begins here: its own row as it is now.
+        let copy_row = match &state.copy_wanted {
+            Some((_, table, key)) => Some(self.view(state).get(*table, key)?),
+            None => None,
+        };
         // Nothing fails from here on.
-        for (key, row, refs) in changed {
+        for (key, row, refs, preserved) in changed {
+            if let Some(preserved) = preserved {
+                state.preserve(preserved);
+            }
             let layer = &mut state.pending;
-            layer.set(Table::Cmap, key.to_vec(), Some(Some(row)));
+            layer.set(Table::Cmap, key, Some(Some(row)));
             for (name, change) in refs {
                 layer.add_refs(name, change);
             }
         }
         let dirty = std::mem::take(&mut state.dirty);
-        for (plain, (_, name)) in dirty.into_values().zip(names) {
+        let wishes = std::mem::take(&mut state.wishes);
+        for (plain, ((ino, _), name)) in dirty.into_values().zip(names) {
             state.inflight.entry(name).or_insert(plain);
+            if let Some(wish) = wishes.get(&ino) {
+                let wished = state.inflight_wishes.entry(name).or_default();
+                *wished = (*wished).max(*wish);
+            }
         }
         state.dirty_bytes = 0;
         state.inflight_bytes = state.inflight.values().map(|plain| plain.capacity()).sum();
@@ -213,10 +242,15 @@ impl Shared {
         let layer = Arc::new(std::mem::take(&mut state.pending));
         state.frozen = Some(layer.clone());
         state.epoch += 1;
+        if let (Some((base, ..)), Some(row)) = (state.copy_wanted.take(), copy_row) {
+            state.begin_copying(base);
+            state.copy_begun = Some(row);
+        }
         Ok(Frozen {
             layer,
             epoch: state.epoch - 1,
             fresh: state.inflight.clone(),
+            wishes: state.inflight_wishes.clone(),
             swaps: std::mem::take(&mut state.swaps),
         })
     }
@@ -265,17 +299,41 @@ impl Shared {
             let mut after = None;
             if refs_now > 0 {
                 let new = encoded.get(name).filter(|_| before.is_none() || chunk.heal);
+                // A frame from elsewhere, where there is none that can be read.
+                let lacks = before.as_ref().is_none_or(|row| row.lost);
+                let adopted = frozen.layer.adopted.get(name).filter(|_| lacks);
                 after = match (&before, new, frozen.fresh.get(name)) {
                     (_, Some((value, kind)), Some(plain)) => Some(ChunkRow {
+                        lost: false,
                         plain_len: plain.len() as u32, // at most the chunk size
                         refs: refs_now,
                         time: now,
                         kind: *kind,
                         class: Class::Hot,
+                        policy: frozen.wish(name),
+                        model: None,
                         value: value.clone(),
                     }),
+                    _ if adopted.is_some() => adopted.map(|adopted| ChunkRow {
+                        lost: false,
+                        plain_len: adopted.plain_len,
+                        refs: refs_now,
+                        time: now,
+                        kind: adopted.kind,
+                        class: adopted.class,
+                        policy: frozen.wish(name),
+                        model: None,
+                        value: adopted.value.clone(),
+                    }),
+                    // Of several wishes for one chunk the one that reads
+                    // fastest counts. What is coded stays until it is coded
+                    // again: its row says how it is.
                     (Some(row), ..) => Some(ChunkRow {
                         refs: refs_now,
+                        policy: match row.class {
+                            Class::Hot => row.policy.max(frozen.wish(name)),
+                            Class::Cold => row.policy,
+                        },
                         ..row.clone()
                     }),
                     (None, ..) => {
@@ -287,9 +345,11 @@ impl Shared {
             if let Some(row) = &mut after {
                 for swap in chunk.swaps.iter().filter_map(|at| frozen.swaps.get(*at)) {
                     if row.value == swap.from {
-                        row.value = swap.to.clone();
+                        row.value = swap.to.as_ref().unwrap_or(&swap.from).clone();
                         row.kind = swap.kind;
                         row.class = swap.class;
+                        row.policy = swap.policy;
+                        row.model = swap.model;
                     }
                 }
             }
@@ -343,6 +403,9 @@ impl Shared {
                 chunks.entry(*name).or_default().refs = *change;
             }
         }
+        for name in frozen.wishes.keys() {
+            chunks.entry(*name).or_default();
+        }
         for (at, swap) in frozen.swaps.iter().enumerate() {
             chunks.entry(swap.name).or_default().swaps.push(at);
         }
@@ -351,11 +414,19 @@ impl Shared {
                 chunks.entry(*name).or_default().heal = true;
             }
         }
+        // Written where they stood already, which changes no count: of interest
+        // if they were lost.
+        for name in frozen.fresh.keys() {
+            chunks.entry(*name).or_default();
+        }
         for (name, chunk) in &mut chunks {
             if let Some(row) = self.store.get(Table::Chunk, &name.0)? {
-                chunk.row = Some(ChunkRow::decode(&row)?);
+                let row = ChunkRow::decode(&row)?;
+                chunk.heal |= row.lost && frozen.fresh.contains_key(name);
+                chunk.row = Some(row);
             }
         }
+        chunks.retain(|_, chunk| chunk.refs != 0 || chunk.heal || !chunk.swaps.is_empty());
         Ok(chunks)
     }
 
@@ -378,7 +449,9 @@ impl Shared {
             .filter_map(|(name, _)| Some((name, frozen.fresh.get(name)?)))
             .collect();
         for group in new.chunks(GROUP) {
-            let frames = in_parallel(group, |(_, plain)| self.codec.encode_hot(plain));
+            let frames = in_parallel(group, |(name, plain)| {
+                self.codec.encode_hot_for(frozen.wish(name), plain)
+            });
             for ((name, _), frame) in group.iter().zip(frames) {
                 let kind = Kind::of(&frame)?;
                 let mut ledger = self.ledger.lock();
@@ -408,8 +481,8 @@ impl Shared {
             for (_, (value, _)) in encoded.drain() {
                 ledger.settle(&value);
             }
-            for swap in &frozen.swaps {
-                ledger.settle(&swap.to);
+            for value in frozen.swaps.iter().filter_map(|swap| swap.to.as_ref()) {
+                ledger.settle(value);
             }
             for log in &frozen.layer.appended {
                 ledger.settle_log(*log);
@@ -423,6 +496,10 @@ impl Shared {
         for (name, plain) in frozen.fresh {
             self.cache.insert(name, plain);
         }
+        // What this commit has made needless may be given back.
+        if let Some(mut futile) = self.futile.try_lock() {
+            *futile = None;
+        }
         let look = {
             let state = self.state.lock();
             // Where one more write buffer would not fit, every commit counts.
@@ -433,6 +510,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.frozen = None;
         state.inflight.clear();
+        state.inflight_wishes.clear();
         state.inflight_bytes = 0;
         state.counters = outcome.counters;
         if let Some(space) = space {
@@ -493,13 +571,20 @@ impl Shared {
 }
 
 impl State {
+    /// Bytes of the disk that what waits for a commit may take at most.
+    fn needed_space(&self) -> u64 {
+        let frozen = self.frozen.as_ref().map_or(0, |layer| layer.bytes());
+        let rows = (self.pending.bytes() + frozen) as u64;
+        self.waiting_bytes() as u64 + ROW_SPACE * rows
+    }
+
     /// Bytes that writes may still take.
-    fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> u64 {
         let reserve = RESERVE.min(self.space.capacity / RESERVE_SHARE);
         self.space.available.saturating_sub(reserve)
     }
 
-    fn set_space(&mut self, space: Option<Space>) {
+    pub(super) fn set_space(&mut self, space: Option<Space>) {
         self.space_taken = Instant::now();
         self.space = space.unwrap_or(self.space);
     }

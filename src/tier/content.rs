@@ -4,12 +4,13 @@
 //! not in memory, and asks for them before it changes anything.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Table};
 
 use super::op::{Op, Undo};
-use super::rows::{self, RUN, Run};
+use super::rows::{self, RUN, Run, run_of, runs_end};
 use super::{Plain, Shared, State};
 
 /// What a chunk of a file is.
@@ -61,11 +62,6 @@ enum Change {
     Zero(usize),
 }
 
-/// The run that a chunk belongs to. Files end where run numbers do.
-fn run_of(index: u64) -> Result<u32> {
-    u32::try_from(index / RUN).map_err(|_| Error::FileTooBig)
-}
-
 impl Shared {
     /// The chunk `index` of a file.
     pub(super) fn slot(&self, state: &State, ino: u64, index: u64) -> Result<Slot> {
@@ -80,12 +76,8 @@ impl Shared {
 
     /// The run around chunk `index`, without dirty chunks.
     pub(super) fn run_row(&self, state: &State, ino: u64, index: u64) -> Result<Run> {
-        let Ok(run) = run_of(index) else {
-            return Ok(Run::default());
-        };
-        let row = self
-            .view(state)
-            .get(Table::Cmap, &rows::run_key(ino, run))?;
+        let key = rows::run_key(ino, run_of(index));
+        let row = self.view(state).get(Table::Cmap, &key)?;
         row.map_or(Ok(Run::default()), |row| Run::decode(&row))
     }
 }
@@ -156,7 +148,7 @@ impl Op<'_> {
         if before == name {
             return Ok(());
         }
-        self.set_run(ino, run_of(index)?, &run);
+        self.set_run(ino, run_of(index), &run)?;
         for (name, change) in [(name, 1), (before, -1)] {
             if let Some(name) = name {
                 self.add_refs(name, change);
@@ -165,9 +157,12 @@ impl Op<'_> {
         Ok(())
     }
 
-    fn set_run(&mut self, ino: u64, run: u32, row: &Run) {
+    fn set_run(&mut self, ino: u64, run: u64, row: &Run) -> Result<()> {
+        let key = rows::run_key(ino, run);
+        self.preserve(Table::Cmap, &key)?;
         let value = (!row.is_empty()).then(|| row.encode());
-        self.set_row(Table::Cmap, rows::run_key(ino, run).to_vec(), value);
+        self.set_row(Table::Cmap, key, value);
+        Ok(())
     }
 
     /// Makes a chunk dirty with bytes `at..at + data.len()` replaced.
@@ -266,10 +261,8 @@ impl Op<'_> {
             removed += i64::from(run.get(index).is_none());
             self.set_dirty((ino, index), None);
         }
-        let Ok(mut run) = run_of(first) else {
-            return Ok((removed, true));
-        };
-        let end = after(ino);
+        let mut run = run_of(first);
+        let end = runs_end(ino);
         let mut left = limit;
         loop {
             let page = left.min(256);
@@ -282,7 +275,7 @@ impl Op<'_> {
             for (key, row) in found {
                 let (_, number) = rows::parse_run_key(&key)?;
                 let mut row = Run::decode(&row)?;
-                for index in (u64::from(number) * RUN..).take(RUN as usize) {
+                for index in (number * RUN..).take(RUN as usize) {
                     if index >= first
                         && let Some(name) = row.set(index, None)
                     {
@@ -290,7 +283,7 @@ impl Op<'_> {
                         self.add_refs(name, -1);
                     }
                 }
-                self.set_run(ino, number, &row);
+                self.set_run(ino, number, &row)?;
                 run = number;
             }
             match run.checked_add(1) {
@@ -305,10 +298,9 @@ impl Op<'_> {
     pub fn write(&mut self, ino: u64, offset: u64, data: &[u8]) -> Result<i64> {
         self.begin_growth()?;
         let size = self.chunk_size();
-        let last = offset
+        offset
             .checked_add(data.len() as u64)
             .ok_or(Error::FileTooBig)?;
-        run_of(last / size as u64)?;
         let mut new = 0;
         for piece in pieces(size, offset, data.len()) {
             let slot = self.slot(ino, piece.index)?;
@@ -320,12 +312,16 @@ impl Op<'_> {
         for piece in pieces(size, offset, data.len()) {
             let bytes = &data[piece.from..piece.from + piece.len];
             if piece.len == size {
-                let key = (ino, piece.index);
-                self.set_dirty(key, Some(Arc::new(bytes.to_vec())));
+                let mut whole = Vec::new();
+                whole.try_reserve_exact(size).map_err(|_| Error::NoMemory)?;
+                whole.extend_from_slice(bytes);
+                self.set_dirty((ino, piece.index), Some(Arc::new(whole)));
             } else {
                 self.edit(ino, piece.index, piece.at, bytes)?;
             }
         }
+        let written = &self.shared.traffic.written;
+        written.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(new)
     }
 
@@ -391,8 +387,7 @@ impl Op<'_> {
     ) -> Result<i64> {
         self.begin_growth()?;
         let size = self.chunk_size();
-        let last = to_offset.checked_add(len).ok_or(Error::FileTooBig)?;
-        run_of(last / size as u64)?;
+        to_offset.checked_add(len).ok_or(Error::FileTooBig)?;
         from_offset.checked_add(len).ok_or(Error::FileTooBig)?;
         let len = usize::try_from(len).map_err(|_| Error::FileTooBig)?;
         let aligned = from_offset % size as u64 == to_offset % size as u64;
@@ -476,27 +471,24 @@ impl Op<'_> {
         let first = offset / chunk;
         let dirty = self.state.dirty.range((ino, first)..=(ino, u64::MAX));
         let mut found = dirty.map(|((_, index), _)| *index).next();
-        if let Ok(mut run) = run_of(first) {
-            let end = after(ino);
-            'runs: loop {
-                let page = self.scan(Table::Cmap, &rows::run_key(ino, run), end.as_deref(), 2)?;
-                for (key, row) in &page {
-                    let (_, number) = rows::parse_run_key(key)?;
-                    let row = Run::decode(row)?;
-                    let indices = (u64::from(number) * RUN..).take(RUN as usize);
-                    let named = indices
-                        .into_iter()
-                        .find(|index| *index >= first && row.get(*index).is_some());
-                    if let Some(index) = named {
-                        found = Some(found.map_or(index, |found| found.min(index)));
-                        break 'runs;
-                    }
-                    run = number;
+        let (mut run, end) = (run_of(first), runs_end(ino));
+        'runs: loop {
+            let page = self.scan(Table::Cmap, &rows::run_key(ino, run), end.as_deref(), 2)?;
+            for (key, row) in &page {
+                let (_, number) = rows::parse_run_key(key)?;
+                let row = Run::decode(row)?;
+                let named = (number * RUN..)
+                    .take(RUN as usize)
+                    .find(|index| *index >= first && row.get(*index).is_some());
+                if let Some(index) = named {
+                    found = Some(found.map_or(index, |found| found.min(index)));
+                    break 'runs;
                 }
-                match run.checked_add(1) {
-                    Some(next) if page.len() == 2 => run = next,
-                    _ => break,
-                }
+                run = number;
+            }
+            match run.checked_add(1) {
+                Some(next) if page.len() == 2 => run = next,
+                _ => break,
             }
         }
         Ok(found
@@ -529,11 +521,6 @@ impl Op<'_> {
         self.begin_change()?;
         Ok(self.remove_from(ino, 0, limit)?.1)
     }
-}
-
-/// Where the rows of an inode end.
-fn after(ino: u64) -> Option<Vec<u8>> {
-    ino.checked_add(1).map(|next| next.to_be_bytes().to_vec())
 }
 
 /// Writes `data` at `at`, with zeros between the end and `at`.

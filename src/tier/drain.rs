@@ -12,14 +12,15 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use parking_lot::{Condvar, Mutex};
 
-use crate::codec::Kind;
+use crate::codec::{Kind, ModelId, TOGETHER, Wanted};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Table};
 
 use super::commit::{Swap, now_ms};
+use super::handover::Demand;
 use super::rows::{self, ChunkRow};
+use super::rules::{OwnLoad, Rest, Surroundings};
 use super::{Health, Plain, Shared, idle};
 
 /// How far a drain has come.
@@ -35,6 +36,35 @@ pub struct DrainProgress {
     pub stored_after: u64,
 }
 
+/// What the drain does, and what it has done since the store was opened. All
+/// sizes are bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DrainState {
+    /// Someone has told it to rest.
+    pub paused: bool,
+    /// Why it does nothing; `None` while it works.
+    pub rest: Option<Rest>,
+    /// Chunks coded, their plain bytes, and their frames before and after.
+    pub chunks: u64,
+    pub plain: u64,
+    pub stored_before: u64,
+    pub stored_after: u64,
+    /// For how long it has worked.
+    pub worked: Duration,
+    /// Plain bytes a second of its last chunks, counting only the time in
+    /// which it worked; `None` before it has done a few.
+    pub rate: Option<f64>,
+}
+
+/// Chunks whose speed counts.
+const RECENT: usize = 64;
+
+/// Fewer say nothing about the speed.
+const FEW: usize = 4;
+
+/// How often the drain looks whether it may work.
+const ASK: Duration = Duration::from_secs(2);
+
 /// How often someone who waits for the drain hears of it.
 const REPORT: Duration = Duration::from_millis(200);
 
@@ -45,47 +75,20 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A queue entry this far in the future (milliseconds) is taken at once.
 const AHEAD: u64 = 3_600_000;
 
+/// Plain bytes that a coder takes at a time, unless one chunk has more.
+const GROUP_BYTES: usize = 1 << 20;
+
 /// Rows read from the queue at a time.
 const PAGE: usize = 64;
 
-/// What the leader and those who wait for it tell each other.
+/// What the drain does, and what it has done.
 #[derive(Default)]
-pub(super) struct Control {
-    state: Mutex<ControlState>,
-    /// To the leader: look again. From the leader: something has changed.
-    bell: Condvar,
-    /// One drain on demand at a time.
-    demand: Mutex<()>,
-}
-
-#[derive(Default)]
-struct ControlState {
-    stop: bool,
-    /// The queue may hold something new.
-    rung: bool,
-    /// Take everything committed up to this time, quiet or not.
-    forced: Option<u64>,
-    /// How a forced drain ended.
-    ended: Option<Result<()>>,
-    progress: DrainProgress,
-}
-
-impl Control {
-    /// Ends the leader soon.
-    pub fn stop(&self) {
-        self.state.lock().stop = true;
-        self.bell.notify_all();
-    }
-
-    /// There may be something to do.
-    pub fn ring(&self) {
-        self.state.lock().rung = true;
-        self.bell.notify_all();
-    }
-
-    pub fn stopped(&self) -> bool {
-        self.state.lock().stop
-    }
+pub(super) struct Working {
+    /// Without `rate`, which follows from `recent`.
+    now: DrainState,
+    /// For how long the drain had worked when it had done each of its last
+    /// chunks, and the chunk's plain bytes.
+    recent: VecDeque<(Duration, u64)>,
 }
 
 /// A chunk to be coded.
@@ -99,7 +102,8 @@ struct Job {
 struct Coded {
     name: ChunkId,
     row: ChunkRow,
-    frame: Result<Vec<u8>>,
+    /// The frame, and the model that was tried.
+    frame: Result<(Vec<u8>, Option<ModelId>)>,
 }
 
 pub(super) fn drain_loop(shared: &Arc<Shared>) {
@@ -108,27 +112,87 @@ pub(super) fn drain_loop(shared: &Arc<Shared>) {
 
 fn code_loop(shared: &Shared, jobs: &Receiver<Job>, results: &Sender<Coded>) {
     idle::be_idle();
-    for Job { name, row, plain } in jobs {
+    while let Ok(first) = jobs.recv() {
         if shared.drain.stopped() {
             return;
         }
-        // A coder that fails in an unforeseen way leaves the chunk as it is;
-        // it only read shared state.
-        let code = AssertUnwindSafe(|| shared.encode_cold(&name, &plain));
-        let frame = catch_unwind(code)
-            .unwrap_or_else(|_| Err(Error::Other("the coder failed; please report this".into())));
-        if results.send(Coded { name, row, frame }).is_err() {
-            return;
+        // This coder's share of what waits: what was coded is decoded again to
+        // compare, and several chunks side by side take less time.
+        let share = (jobs.len() + 1).div_ceil(shared.coders()).min(TOGETHER);
+        let mut taken = vec![first];
+        taken.extend(jobs.try_iter().take(share - 1));
+        let begun = Instant::now();
+        let tried = shared.codec.model_id();
+        let wanted: Vec<Wanted> = (taken.iter())
+            .map(|job| Wanted {
+                plain: &job.plain,
+                policy: job.row.policy,
+                model: tried,
+            })
+            .collect();
+        // A coder that fails in an unforeseen way leaves the chunks as they
+        // are; it only read shared state.
+        let code = AssertUnwindSafe(|| shared.codec.encode_wanted(&wanted));
+        let frames = catch_unwind(code).unwrap_or_else(|_| {
+            let failed = || Err(Error::Other("the coder failed; please report this".into()));
+            wanted.iter().map(|_| failed()).collect()
+        });
+        for (job, frame) in taken.into_iter().zip(frames) {
+            let frame = frame.and_then(|frame| shared.compare(&job.name, &job.plain, frame));
+            let Job { name, row, .. } = job;
+            let model = tried.filter(|_| row.policy.uses_model());
+            let frame = frame.map(|frame| (frame, model));
+            if results.send(Coded { name, row, frame }).is_err() {
+                return;
+            }
         }
+        shared.take_breath(begun.elapsed());
     }
 }
 
 impl Shared {
-    /// The smallest frame of a chunk, known to decode to it.
-    fn encode_cold(&self, name: &ChunkId, plain: &[u8]) -> Result<Vec<u8>> {
-        let frame = self.codec.encode_cold(plain)?;
-        // The codec has compared already. Where it is cheap, once more from
-        // outside, against the name that every reader will compare with.
+    /// Has a coder rest for what is not its share of the time, unless someone
+    /// waits.
+    fn take_breath(&self, worked: Duration) {
+        self.drain.breathe(self.options.rules.pause_after(worked));
+    }
+
+    /// See [`Tier::pause_drain`](super::Tier::pause_drain).
+    pub(super) fn pause_drain(&self, paused: bool) {
+        self.working.lock().now.paused = paused;
+        self.drain.ring();
+    }
+
+    /// See [`Tier::drain_state`](super::Tier::drain_state).
+    pub(super) fn drain_state(&self) -> DrainState {
+        let working = self.working.lock();
+        let mut now = working.now.clone();
+        if self.options.read_only {
+            now.rest = Some(Rest::ReadOnly);
+        }
+        // The first of the last chunks only says when the others began.
+        if let (Some((from, first)), Some((to, _))) =
+            (working.recent.front(), working.recent.back())
+            && working.recent.len() > FEW
+            && to > from
+        {
+            let plain: u64 = working.recent.iter().map(|(_, plain)| plain).sum();
+            now.rate = Some((plain - first) as f64 / (*to - *from).as_secs_f64());
+        }
+        now
+    }
+
+    /// Threads that code.
+    pub(super) fn coders(&self) -> usize {
+        match self.options.drain_threads {
+            0 => crate::parallel::available().min(self.options.decoders),
+            threads => threads,
+        }
+    }
+
+    /// The codec has compared already. Where it is cheap, once more from
+    /// outside, against the name that every reader will compare with.
+    pub(super) fn compare(&self, name: &ChunkId, plain: &[u8], frame: Vec<u8>) -> Result<Vec<u8>> {
         if matches!(Kind::of(&frame)?, Kind::Raw | Kind::Zstd) {
             let decoded = self.codec.decode(&frame, plain.len())?;
             if ChunkId::of(&decoded) != *name {
@@ -144,7 +208,7 @@ impl Shared {
             return Err(Error::ReadOnly);
         }
         let _mine = loop {
-            match self.drain.demand.try_lock_for(REPORT) {
+            match self.demand.try_lock_for(REPORT) {
                 Some(guard) => break guard,
                 None if !progress(&DrainProgress::default()) => return Ok(()),
                 None => {}
@@ -152,36 +216,21 @@ impl Shared {
         };
         self.sync()?;
         let hot = self.state.lock().counters.class(Class::Hot);
-        {
-            let mut control = self.drain.state.lock();
-            control.progress = DrainProgress {
-                chunks_total: hot.chunks,
-                plain_total: hot.plain,
-                ..DrainProgress::default()
-            };
-            control.forced = Some(now_ms());
-            control.ended = None;
-        }
-        self.drain.bell.notify_all();
+        let begun = DrainProgress {
+            chunks_total: hot.chunks,
+            plain_total: hot.plain,
+            ..DrainProgress::default()
+        };
+        let demand = self.drain.ask(now_ms(), begun);
         loop {
-            let (now, ended) = {
-                let mut control = self.drain.state.lock();
-                if control.ended.is_none() && !control.stop {
-                    self.drain.bell.wait_for(&mut control, REPORT);
-                }
-                let ended = match control.stop {
-                    true => Some(Err(Error::Other("the volume is being closed".into()))),
-                    false => control.ended.take(),
-                };
-                (control.progress, ended)
-            };
-            let go_on = progress(&now);
+            let ended = self.drain.outcome(demand, REPORT);
+            let go_on = progress(&self.drain.progress(|progress| *progress));
             if let Some(result) = ended {
                 result?;
                 break;
             }
             if !go_on {
-                self.drain.state.lock().forced = None;
+                self.drain.withdraw(demand);
                 return Ok(());
             }
         }
@@ -210,6 +259,12 @@ struct Leader<'scope, 'env> {
     /// Swaps were submitted since the last commit that was waited for.
     swapped: bool,
     collected: Instant,
+    /// Why it may not work, and when it asked.
+    forbidden: Option<Rest>,
+    asked: Option<Instant>,
+    own_load: OwnLoad,
+    /// Since when the coders have been busy.
+    busy_since: Option<Instant>,
 }
 
 impl<'scope, 'env> Leader<'scope, 'env> {
@@ -230,13 +285,48 @@ impl<'scope, 'env> Leader<'scope, 'env> {
             from: Vec::new(),
             swapped: false,
             collected: Instant::now(),
+            forbidden: None,
+            asked: None,
+            own_load: OwnLoad::new(Instant::now()),
+            busy_since: None,
         }
+    }
+
+    /// Why nothing may be begun in the background, if so.
+    fn may_not(&mut self) -> Option<Rest> {
+        if self.shared.options.drain_threads == 0 {
+            return Some(Rest::Disabled);
+        }
+        if self.shared.working.lock().now.paused {
+            return Some(Rest::Paused);
+        }
+        let now = Instant::now();
+        if self.asked.is_none_or(|asked| now - asked > ASK) {
+            self.asked = Some(now);
+            let own = self.own_load.note(now, self.busy.min(self.coders));
+            let rules = &self.shared.options.rules;
+            self.forbidden = rules.forbid(&Surroundings::look(), own);
+        }
+        self.forbidden.clone()
+    }
+
+    /// Notes what it does now, and the time in which it worked.
+    fn say(&mut self, rest: Option<Rest>) {
+        let mut working = self.shared.working.lock();
+        let now = Instant::now();
+        if let Some(since) = self.busy_since.take() {
+            working.now.worked += now - since;
+        }
+        if self.busy > 0 {
+            self.busy_since = Some(now);
+        }
+        working.now.rest = rest;
     }
 
     fn lead(mut self) {
         while !self.shared.drain.stopped() {
-            let forced = self.shared.drain.state.lock().forced;
-            let result = self.pass(forced);
+            let demand = self.shared.drain.demand();
+            let result = self.pass(demand);
             // Until the next pass the queue is read from its beginning.
             self.page.clear();
             self.from.clear();
@@ -246,55 +336,41 @@ impl<'scope, 'env> Leader<'scope, 'env> {
                 Ok(None) => {}
                 Err(error) => log::warn!("the drain pauses: {error}"),
             }
-            let mut control = self.shared.drain.state.lock();
-            if forced.is_some() && control.forced == forced {
-                control.forced = None;
-                control.ended = Some(result.map(drop));
-                self.shared.drain.bell.notify_all();
+            if let Some(demand) = demand {
+                self.shared.drain.answer(demand, result.map(drop));
             }
-            drop(control);
             if self.collected.elapsed() > LOOK {
                 self.collect();
             }
-            let mut control = self.shared.drain.state.lock();
             // Commits ring often; there is nothing new before `wait` is over
             // unless someone asks or the queue was empty.
-            let until = Instant::now() + wait.max(Duration::from_millis(50));
-            while !control.stop && control.forced.is_none() {
-                if control.rung && wait == LOOK {
-                    break;
-                }
-                if self
-                    .shared
-                    .drain
-                    .bell
-                    .wait_until(&mut control, until)
-                    .timed_out()
-                {
-                    break;
-                }
-            }
-            control.rung = false;
+            let within = wait.max(Duration::from_millis(50));
+            self.shared.drain.rest(within, wait == LOOK);
         }
     }
 
     /// Codes all chunks that are due and waits until that is durable. Returns
     /// how long the next chunk in the queue will stay quiet.
-    fn pass(&mut self, forced: Option<u64>) -> Result<Option<Duration>> {
-        let quiet = self.shared.options.quiet.as_millis() as u64;
-        if forced.is_none() && self.shared.options.drain_threads == 0 {
-            return Ok(None);
-        }
+    fn pass(&mut self, demand: Option<Demand>) -> Result<Option<Duration>> {
+        let quiet = self.shared.options.rules.quiet.as_millis() as u64;
         let mut next = None;
         let mut outcome = Ok(());
-        loop {
-            let upto = forced.unwrap_or_else(|| now_ms().saturating_sub(quiet));
+        let rest = loop {
+            let upto = match demand {
+                Some(demand) => demand.upto,
+                None => now_ms().saturating_sub(quiet),
+            };
             // When one thing fails, no more is begun, but what the coders have
             // is waited for.
             let stop = outcome.is_err()
                 || self.shared.drain.stopped()
-                || (forced.is_some() && self.shared.drain.state.lock().forced != forced);
-            while !stop && self.busy < 2 * self.coders.max(1) {
+                || (demand.is_some() && self.shared.drain.demand() != demand);
+            let rest = match demand {
+                Some(_) => None,
+                None => self.may_not(),
+            };
+            let stop = stop || rest.is_some();
+            while !stop && self.busy < self.most_busy() {
                 match self.next_job(upto) {
                     Ok(Next::Job(job)) => self.give(*job),
                     Ok(Next::At(time)) => {
@@ -310,8 +386,9 @@ impl<'scope, 'env> Leader<'scope, 'env> {
                 }
             }
             if self.busy == 0 {
-                break;
+                break rest;
             }
+            self.say(None);
             if self.collected.elapsed() > LOOK {
                 self.collect();
             }
@@ -322,10 +399,19 @@ impl<'scope, 'env> Leader<'scope, 'env> {
                     outcome = outcome.and(taken);
                 }
                 // The coders leave without a word when they are told to stop.
-                Err(RecvTimeoutError::Timeout) if self.shared.drain.stopped() => break,
+                Err(RecvTimeoutError::Timeout) if self.shared.drain.stopped() => break rest,
                 Err(_) => {}
             }
-        }
+        };
+        let rest = match (&outcome, rest, next) {
+            (Err(Error::NoSpace), ..) => Rest::NoSpace,
+            (_, Some(rest), _) => rest,
+            (_, None, Some(due)) => Rest::Quiet {
+                seconds: due.as_secs_f64().ceil() as u64,
+            },
+            (_, None, None) => Rest::Idle,
+        };
+        self.say(Some(rest));
         if std::mem::take(&mut self.swapped) {
             self.shared.sync()?;
         }
@@ -378,19 +464,23 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         }
     }
 
+    /// Chunks that the coders may have: enough for two groups each, within a
+    /// bound of memory, and never fewer than two.
+    fn most_busy(&self) -> usize {
+        let group = (GROUP_BYTES / self.shared.options.chunk_size).clamp(1, TOGETHER);
+        2 * group * self.coders.max(1)
+    }
+
     fn fail(&mut self, name: ChunkId) {
         self.failed.insert(name);
-        let mut control = self.shared.drain.state.lock();
-        let progress = &mut control.progress;
-        progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
+        self.shared.drain.progress(|progress| {
+            progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
+        });
     }
 
     fn give(&mut self, job: Job) {
         if self.coders == 0 {
-            let wanted = match self.shared.options.drain_threads {
-                0 => crate::parallel::available(),
-                threads => threads,
-            };
+            let wanted = self.shared.coders();
             for _ in 0..wanted {
                 let (shared, queue, reply) = (self.shared, self.queue.clone(), self.reply.clone());
                 self.scope.spawn(move || code_loop(shared, &queue, &reply));
@@ -406,8 +496,8 @@ impl<'scope, 'env> Leader<'scope, 'env> {
     /// Appends what a coder made and has the chunk's row point at it.
     fn take(&mut self, coded: Coded) -> Result<()> {
         let Coded { name, row, frame } = coded;
-        let frame = match frame {
-            Ok(frame) => frame,
+        let (frame, model) = match frame {
+            Ok(coded) => coded,
             Err(error) => {
                 log::error!("chunk {name} could not be coded and stays as it is: {error}");
                 self.fail(name);
@@ -417,26 +507,43 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         let swap = Swap {
             name,
             from: row.value.clone(),
-            to: self.shared.ledger.lock().append(
+            to: Some(self.shared.ledger.lock().append(
                 &*self.shared.store,
                 Class::Cold,
                 Table::Chunk,
                 &name.0,
                 &frame,
-            )?,
+            )?),
             kind: Kind::of(&frame)?,
             class: Class::Cold,
+            policy: row.policy,
+            model,
         };
         self.shared.submit(swap);
         self.swapped = true;
-        let mut control = self.shared.drain.state.lock();
-        let progress = &mut control.progress;
-        progress.stored_before += row.stored_len();
-        progress.stored_after += frame.len() as u64;
-        // Chunks that were written after the drain began do not count.
-        progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
-        progress.plain_done =
-            (progress.plain_done + u64::from(row.plain_len)).min(progress.plain_total);
+        let busy = self
+            .busy_since
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        let mut working = self.shared.working.lock();
+        let now = &mut working.now;
+        now.chunks += 1;
+        now.plain += u64::from(row.plain_len);
+        now.stored_before += row.stored_len();
+        now.stored_after += frame.len() as u64;
+        let when = now.worked + busy;
+        working.recent.push_back((when, row.plain_len.into()));
+        if working.recent.len() > RECENT {
+            working.recent.pop_front();
+        }
+        drop(working);
+        self.shared.drain.progress(|progress| {
+            progress.stored_before += row.stored_len();
+            progress.stored_after += frame.len() as u64;
+            // Chunks that were written after the drain began do not count.
+            progress.chunks_done = (progress.chunks_done + 1).min(progress.chunks_total);
+            progress.plain_done =
+                (progress.plain_done + u64::from(row.plain_len)).min(progress.plain_total);
+        });
         Ok(())
     }
 
@@ -475,6 +582,13 @@ impl Shared {
     /// Has the next commit point a chunk's row at its new value.
     pub(super) fn submit(&self, swap: Swap) {
         let mut state = self.state.lock();
+        // A model that is on its way out of the store gets no new chunks.
+        if swap.model.is_some_and(|id| self.codec.is_retired(id)) {
+            if let Some(value) = &swap.to {
+                self.ledger.lock().settle(value);
+            }
+            return;
+        }
         state.swaps.push(swap);
         state.changed(self);
     }

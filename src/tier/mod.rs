@@ -22,13 +22,19 @@ mod check;
 mod collect;
 mod commit;
 mod content;
+mod copying;
 mod drain;
+mod frames;
+mod handover;
 mod idle;
 mod ledger;
 mod op;
 mod overlay;
 mod read;
+mod recode;
+mod repair;
 mod rows;
+mod rules;
 mod scrub;
 mod stats;
 #[cfg(test)]
@@ -36,20 +42,27 @@ pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::codec::Codec;
+use crate::codec::{Codec, Policy};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Space, Store, Table};
 
 pub use check::{Check, check};
-pub use drain::DrainProgress;
+pub use copying::{Cursor, SPACE, SPACE_TABLES, SPACES, base_of, space_of};
+pub use drain::{DrainProgress, DrainState};
+pub use frames::{Frame, chunks_of_row, model_of_frame};
 pub use op::Op;
-pub use scrub::{Damage, scrub};
-pub use stats::{ChunkStats, Footprint, Stats};
+pub use recode::{RecodeFile, RecodeProgress};
+pub use repair::{Repair, Writer, each_row, repair, strays};
+pub use rows::{RUN, Run, parse_run_key, run_key};
+pub use rules::{Hours, Rest, Rules};
+pub use scrub::{Damage, Depth, scrub};
+pub use stats::{ChunkStats, ChunkUse, Footprint, Stats};
 
 use commit::Swap;
 use ledger::Ledger;
@@ -70,13 +83,15 @@ pub struct Options {
     pub dirty_bytes: usize,
     /// How long a change waits at most before its commit begins.
     pub commit_every: Duration,
-    /// The drain takes only chunks that were committed this long ago.
-    pub quiet: Duration,
+    /// When the drain works.
+    pub rules: Rules,
     /// Threads that code chunks cold in the background; 0 leaves that to
     /// [`Tier::drain`].
     pub drain_threads: usize,
     /// Threads that decode ahead of readers.
     pub decode_threads: usize,
+    /// Threads that decode at a time, readers included.
+    pub decoders: usize,
     /// Nothing is changed: neither rows nor logs.
     pub read_only: bool,
 }
@@ -89,9 +104,10 @@ impl Default for Options {
             cache_bytes: 256 << 20,
             dirty_bytes: 64 << 20,
             commit_every: Duration::from_millis(300),
-            quiet: Duration::from_secs(30),
+            rules: Rules::default(),
             drain_threads: threads,
             decode_threads: threads,
+            decoders: threads.max(4),
             read_only: false,
         }
     }
@@ -123,6 +139,10 @@ struct State {
     /// Chunks that rows in `frozen` name and that the store may lack.
     inflight: HashMap<ChunkId, Plain>,
     inflight_bytes: usize,
+    /// What files want of their chunks, where that is not the default: of those
+    /// in `dirty` by inode, of those in `inflight` by name.
+    wishes: HashMap<u64, Policy>,
+    inflight_wishes: HashMap<ChunkId, Policy>,
     /// Chunks to be pointed at their new values.
     swaps: Vec<Swap>,
     /// When the oldest change of `pending` was made.
@@ -135,6 +155,13 @@ struct State {
     unsure: bool,
     /// Someone waits for a commit.
     urgent: bool,
+    /// A copy of all rows that is being made.
+    copying: Option<copying::Copying>,
+    /// One that shall begin with the next freeze: the first number of its
+    /// space, and a row that its maker wants as it is at that moment.
+    copy_wanted: Option<(u64, Table, Vec<u8>)>,
+    /// It has begun; the row.
+    copy_begun: Option<Option<Vec<u8>>>,
     /// Commits begun, and which of them failed last, why and when.
     attempts: u64,
     failed: u64,
@@ -150,7 +177,7 @@ struct State {
 impl State {
     fn has_pending(&self) -> bool {
         let nothing = self.pending.is_empty() && self.dirty.is_empty() && self.swaps.is_empty();
-        !nothing || self.unsure
+        !nothing || self.unsure || self.copy_wanted.is_some()
     }
 
     /// Bytes of memory that wait for a commit.
@@ -197,6 +224,7 @@ struct Shared {
     ledger: Mutex<Ledger>,
     cache: read::Cache,
     readers: Mutex<read::Readers>,
+    decoders: read::Decoders,
     ahead: read::Pool,
     /// Chunks that did not verify when read: not to be trusted when the same
     /// bytes are written again.
@@ -204,7 +232,23 @@ struct Shared {
     /// Logs that collecting could not empty, with their live bytes then. Held
     /// while logs are collected, by one thread at a time.
     stuck: Mutex<HashMap<u64, u64>>,
-    drain: drain::Control,
+    drain: handover::Handover,
+    /// What the drain does.
+    working: Mutex<drain::Working>,
+    /// One drain on demand at a time.
+    demand: Mutex<()>,
+    /// When space was last looked for in vain.
+    futile: Mutex<Option<Instant>>,
+    /// Held while chunks are coded again on demand.
+    recoding: Mutex<()>,
+    traffic: Traffic,
+}
+
+/// Bytes that went in and out since the tier was opened.
+#[derive(Default)]
+struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
 }
 
 /// See the module's description. Closes itself when dropped.
@@ -244,8 +288,13 @@ impl Tier {
         let shared = Arc::new(Shared {
             cache: read::Cache::new(options.cache_bytes, options.chunk_size),
             readers: Mutex::default(),
+            decoders: read::Decoders::new(options.decoders),
             ahead: read::Pool::new(options.decode_threads),
-            drain: drain::Control::default(),
+            drain: handover::Handover::new(),
+            working: Mutex::default(),
+            demand: Mutex::default(),
+            recoding: Mutex::default(),
+            traffic: Traffic::default(),
             store,
             codec,
             options,
@@ -256,12 +305,17 @@ impl Tier {
                 dirty_bytes: 0,
                 inflight: HashMap::new(),
                 inflight_bytes: 0,
+                wishes: HashMap::new(),
+                inflight_wishes: HashMap::new(),
                 swaps: Vec::new(),
                 since: None,
                 epoch,
                 durable: epoch,
                 unsure: false,
                 urgent: false,
+                copying: None,
+                copy_wanted: None,
+                copy_begun: None,
                 attempts: 0,
                 failed: 0,
                 failure: None,
@@ -276,6 +330,7 @@ impl Tier {
             ledger: Mutex::new(ledger),
             damaged: Mutex::default(),
             stuck: Mutex::default(),
+            futile: Mutex::default(),
         });
         let tier = Arc::new(Tier {
             shared: shared.clone(),
@@ -326,12 +381,16 @@ impl Tier {
     /// reads as zeros. Every chunk is verified against its name. Readers that
     /// go through a file in order find the next chunks decoded.
     pub fn read(&self, ino: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
-        self.shared.read(ino, offset, len)
+        let bytes = self.shared.read(ino, offset, len)?;
+        self.shared.count_read(bytes.len());
+        Ok(bytes)
     }
 
     /// The same if it needs neither disk nor decoder, else `None`.
     pub fn try_read(&self, ino: u64, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
-        self.shared.try_read(ino, offset, len)
+        let bytes = self.shared.try_read(ino, offset, len)?;
+        self.shared.count_read(bytes.as_ref().map_or(0, Vec::len));
+        Ok(bytes)
     }
 
     /// Plain bytes of a chunk.
@@ -350,11 +409,67 @@ impl Tier {
         self.shared.sync()
     }
 
+    /// Begins a copy of all rows of inodes into an empty space (see
+    /// [`SPACE`]); it will show them as they are at one moment during this
+    /// call. Returns the row `key` of `table` as it was then. One copy at a
+    /// time; [`copy_some`](Self::copy_some) must follow, and at last
+    /// [`end_copy`](Self::end_copy).
+    pub fn begin_copy(&self, space: u32, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.shared.begin_copy(space, (table, key))
+    }
+
+    /// Copies at most `limit` more rows and says how many; `None`: all are
+    /// copied. After an error the copy is of no use.
+    pub fn copy_some(&self, limit: usize) -> Result<Option<u64>> {
+        self.shared.copy_some(limit)
+    }
+
+    /// Ends a copy, whole or not.
+    pub fn end_copy(&self) {
+        self.shared.end_copy();
+    }
+
+    /// The frame of a chunk as it rests; only the store's own checksum is
+    /// looked at.
+    pub fn frame(&self, name: &ChunkId) -> Result<Frame> {
+        self.shared.frame(name)
+    }
+
     /// Waits until every chunk that is stored by now is coded cold and the
     /// space of the hot ones is given back. Reports about five times a
     /// second, and stops early when the callback returns `false`.
     pub fn drain(&self, progress: &mut dyn FnMut(&DrainProgress) -> bool) -> Result<()> {
         self.shared.drain(progress)
+    }
+
+    /// Has the drain rest in the background until it is told to go on, or the
+    /// store is opened again. A drain on demand works all the same.
+    pub fn pause_drain(&self, paused: bool) {
+        self.shared.pause_drain(paused);
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.shared.options.read_only
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.shared.options.rules
+    }
+
+    /// Threads that code in the background.
+    pub fn drain_threads(&self) -> usize {
+        self.shared.options.drain_threads
+    }
+
+    /// What the drain does, and why not, and what it has done.
+    pub fn drain_state(&self) -> DrainState {
+        self.shared.drain_state()
+    }
+
+    /// Gives back at once what was deleted, for someone who met
+    /// [`Error::NoSpace`]. Says whether trying again is worth it.
+    pub fn make_space(&self) -> bool {
+        self.shared.make_space()
     }
 
     /// The tier in figures.
@@ -366,6 +481,12 @@ impl Tier {
     /// do not count yet.
     pub fn footprint(&self, ino: u64) -> Result<Footprint> {
         self.shared.footprint(ino)
+    }
+
+    /// Calls `each` for every stored chunk of a file, in their order, as often
+    /// as the file names it.
+    pub fn each_chunk(&self, ino: u64, each: &mut dyn FnMut(&ChunkUse)) -> Result<()> {
+        self.shared.each_chunk(ino, each)
     }
 
     /// Commits everything and stops the threads. Later changes are refused;
@@ -403,6 +524,10 @@ impl Tier {
 }
 
 impl Shared {
+    fn count_read(&self, bytes: usize) {
+        self.traffic.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// See [`Tier::run`].
     fn run<T>(&self, mut f: impl FnMut(&mut Op<'_>) -> Result<T>) -> Result<T> {
         let mut pins = HashMap::new();

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use crate::codec::Policy;
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Row, Table, ValueRef};
 
+use super::frames::Adopted;
 use super::{Health, Plain, Shared, State, rows};
 
 /// How to take one change back.
@@ -14,6 +16,10 @@ pub(super) enum Undo {
     Live(u64, i64),
     /// A value was appended.
     Appended(u64),
+    /// A frame was adopted.
+    Adopted(ChunkId, Option<Adopted>),
+    /// A key was remembered for the copy that is being made.
+    Touched((usize, Vec<u8>)),
     /// A dirty chunk was put, replaced or removed.
     Dirty((u64, u64), Option<Plain>),
     /// Bytes of a dirty chunk were overwritten: what was there from an
@@ -93,6 +99,18 @@ impl<'a> Op<'a> {
                 state.pending.appended.pop();
                 self.shared.ledger.lock().settle_log(log);
             }
+            Undo::Adopted(name, before) => {
+                let adopted = &mut state.pending.adopted;
+                match before {
+                    Some(before) => drop(adopted.insert(name, before)),
+                    None => drop(adopted.remove(&name)),
+                }
+            }
+            Undo::Touched(row) => {
+                if let Some(copying) = &mut state.copying {
+                    copying.forget(&row);
+                }
+            }
             Undo::Dirty(key, before) => drop(state.set_dirty(key, before)),
             Undo::Bytes(key, at, bytes, len) => state.edit_dirty(key, |plain| {
                 plain.resize(len.max(at + bytes.len()), 0);
@@ -158,11 +176,14 @@ impl<'a> Op<'a> {
         }
         self.begin_change()?;
         // Deleting rewrites rows too, but it never adds a name.
-        if table == Table::Dirent && self.state.health == Health::Full {
+        if table == Table::Dirent
+            && (self.state.health == Health::Full || self.shared.is_tight(self.state))
+        {
             return Err(Error::NoSpace);
         }
         let value = value.into();
         check_length(&key, &value)?;
+        self.preserve(table, &key)?;
         self.set_row(table, key, Some(value));
         Ok(())
     }
@@ -176,6 +197,7 @@ impl<'a> Op<'a> {
             return Err(Error::Invalid("this table is not the caller's to change"));
         }
         self.begin_change()?;
+        self.preserve(table, &key)?;
         if table == Table::Xattr {
             self.release_value(table, &key)?;
         }
@@ -197,23 +219,31 @@ impl<'a> Op<'a> {
         }
         let key = key.into();
         self.begin_growth()?;
+        self.preserve(table, &key)?;
         self.release_value(table, &key)?;
-        let value = self.shared.ledger.lock().append(
-            &*self.shared.store,
-            Class::Cold,
-            table,
-            &key,
-            payload,
-        )?;
+        let value = self.append_value(Class::Cold, table, &key, payload)?;
+        let row = rows::valued_row(prefix, &value)?;
+        check_length(&key, &row)?;
+        self.set_row(table, key, Some(row));
+        Ok(())
+    }
+
+    /// Appends a value that a row of this operation will own.
+    pub(super) fn append_value(
+        &mut self,
+        class: Class,
+        table: Table,
+        key: &[u8],
+        payload: &[u8],
+    ) -> Result<ValueRef> {
+        let store = &*self.shared.store;
+        let value = (self.shared.ledger.lock()).append(store, class, table, key, payload)?;
         if let ValueRef::Log { log, .. } = value {
             self.state.pending.appended.push(log);
             self.undo.push(Undo::Appended(log));
             self.add_live(log, value.log_bytes(key.len()) as i64);
         }
-        let row = rows::valued_row(prefix, &value)?;
-        check_length(&key, &row)?;
-        self.set_row(table, key, Some(row));
-        Ok(())
+        Ok(value)
     }
 
     /// Prefix and payload of a row put by [`put_value`](Self::put_value).
@@ -253,13 +283,22 @@ impl<'a> Op<'a> {
     }
 
     /// The value that a row owns, if any, is garbage from now on.
-    fn release_value(&mut self, table: Table, key: &[u8]) -> Result<()> {
+    pub(super) fn release_value(&mut self, table: Table, key: &[u8]) -> Result<()> {
         if let Some(row) = self.get(table, key)?
             && let (_, value @ ValueRef::Log { log, .. }) = rows::parse_valued_row(&row)?
         {
             self.add_live(log, -(value.log_bytes(key.len()) as i64));
         }
         Ok(())
+    }
+
+    /// What the owner of a file wants of the chunks that this operation, or an
+    /// earlier one since the last commit, wrote to it.
+    pub fn wish(&mut self, ino: u64, policy: Policy) {
+        match policy {
+            Policy::Auto => self.state.wishes.remove(&ino),
+            _ => self.state.wishes.insert(ino, policy),
+        };
     }
 
     pub(super) fn set_row(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>) {

@@ -6,6 +6,8 @@ use std::ops::Bound;
 use crate::error::Result;
 use crate::store::{ChunkId, Row, Store, Table};
 
+use super::frames::Adopted;
+
 /// Rows of one table: `None` means deleted.
 type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
@@ -20,6 +22,8 @@ pub struct Layer {
     /// What the live bytes of value logs change by, for values that rows
     /// other than those of chunks own.
     pub live: HashMap<u64, i64>,
+    /// Frames from elsewhere, of chunks that these changes name.
+    pub adopted: HashMap<ChunkId, Adopted>,
     /// Logs of the values that these changes appended, one entry for each.
     pub appended: Vec<u64>,
 }
@@ -80,6 +84,7 @@ impl Layer {
             self.add_refs(name, change);
         }
         self.appended.extend(later.appended);
+        self.adopted.extend(later.adopted);
         for (log, change) in later.live {
             self.add_live(log, change);
         }

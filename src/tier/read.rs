@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
-use quick_cache::sync::DefaultLifecycle;
+use parking_lot::{Condvar, Mutex};
+use quick_cache::sync::{DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use crate::codec::{Coded, TOGETHER};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Table};
 
 use super::content::Slot;
-use super::rows::ChunkRow;
+use super::rows::{self, ChunkRow};
 use super::{Plain, Shared, State};
 
 /// Readers whose place is remembered.
@@ -126,11 +128,46 @@ impl Readers {
     }
 }
 
-/// The threads that decode ahead, and their short queue.
+/// How many threads may decode now: decoding takes memory.
+pub(super) struct Decoders {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Decoders {
+    pub fn new(free: usize) -> Self {
+        Self {
+            free: Mutex::new(free.max(1)),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits for a turn, which ends when the guard is dropped.
+    fn turn(&self) -> Turn<'_> {
+        let mut free = self.free.lock();
+        while *free == 0 {
+            self.freed.wait(&mut free);
+        }
+        *free -= 1;
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Decoders);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock() += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+/// The threads that decode ahead, and their short queue. Chunks go to them in
+/// groups of at most [`TOGETHER`], which are decoded side by side.
 pub(super) struct Pool {
     threads: usize,
-    queue: Mutex<Option<Sender<ChunkId>>>,
-    jobs: Receiver<ChunkId>,
+    queue: Mutex<Option<Sender<Vec<ChunkId>>>>,
+    jobs: Receiver<Vec<ChunkId>>,
 }
 
 impl Pool {
@@ -148,22 +185,24 @@ impl Pool {
         self.queue.lock().take();
     }
 
-    /// Asks for a chunk; forgotten when the queue is full.
-    fn ask(&self, name: ChunkId) {
+    /// Asks for chunks, shared among the threads; what finds the queue full is
+    /// forgotten.
+    fn ask(&self, names: &[ChunkId]) {
         if self.threads > 0
             && let Some(queue) = &*self.queue.lock()
         {
-            let _ = queue.try_send(name);
+            let share = names.len().div_ceil(self.threads).clamp(1, TOGETHER);
+            for group in names.chunks(share) {
+                let _ = queue.try_send(group.to_vec());
+            }
         }
     }
 }
 
 pub(super) fn decode_loop(shared: &Arc<Shared>) {
-    for name in &shared.ahead.jobs {
-        if !shared.cache.contains(&name) {
-            // Whoever reads the chunk meets the same error, or panic.
-            let _ = catch_unwind(AssertUnwindSafe(|| shared.load(&name)));
-        }
+    for names in &shared.ahead.jobs {
+        // Whoever reads the chunks meets the same error, or panic.
+        let _ = catch_unwind(AssertUnwindSafe(|| shared.load_many(&names)));
     }
 }
 
@@ -180,14 +219,20 @@ impl Shared {
         let mut lost = 0;
         loop {
             let plan = self.plan_read(ino, offset, len)?;
-            // All but the first in parallel to this thread.
             let loads = plan.iter().filter_map(|source| match source {
                 Source::Load(name) => Some(*name),
                 _ => None,
             });
-            loads.skip(1).for_each(|name| self.ahead.ask(name));
+            let loads: Vec<ChunkId> = loads.collect();
+            // This thread takes its share, several chunks side by side.
+            let share = loads.len().div_ceil(self.ahead.threads + 1);
+            let (mine, others) = loads.split_at(share.min(TOGETHER));
+            self.ahead.ask(others);
             if lost == 0 {
                 self.look_ahead(ino, offset, len)?;
+            }
+            if mine.len() > 1 {
+                self.load_many(mine);
             }
             match self.gather(&plan, offset, len) {
                 Err((Error::Stale, name)) => {
@@ -244,7 +289,9 @@ impl Shared {
         len: usize,
     ) -> Result<Vec<u8>, (Error, ChunkId)> {
         let size = self.options.chunk_size;
-        let mut out = Vec::with_capacity(len);
+        let mut out = Vec::new();
+        out.try_reserve_exact(len)
+            .map_err(|_| (Error::NoMemory, ChunkId([0; 32])))?;
         for source in plan {
             // The first chunk begins before the range, the last ends after it.
             let at = ((offset + out.len() as u64) % size as u64) as usize;
@@ -272,10 +319,13 @@ impl Shared {
         }
         let size = self.options.chunk_size as u64;
         let first = (offset + len as u64).div_ceil(size);
-        let names: Vec<ChunkId> = {
+        // Up to the end of a group, so that a steady reader asks for groups.
+        let group = TOGETHER as u64;
+        let end = (first + group * self.ahead.threads as u64).next_multiple_of(group);
+        let mut names: Vec<ChunkId> = {
             let state = self.state.lock();
             let mut names = Vec::new();
-            for index in first..first + 2 * self.ahead.threads as u64 {
+            for index in first..end {
                 match self.slot(&state, ino, index)? {
                     Slot::Named(name) if !state.inflight.contains_key(&name) => names.push(name),
                     _ => {}
@@ -283,11 +333,8 @@ impl Shared {
             }
             names
         };
-        for name in names {
-            if !self.cache.contains(&name) {
-                self.ahead.ask(name);
-            }
-        }
+        names.retain(|name| !self.cache.contains(name));
+        self.ahead.ask(&names);
         Ok(())
     }
 
@@ -301,12 +348,53 @@ impl Shared {
         self.cache.chunks.get_or_insert_with(name, load)
     }
 
+    /// Decodes chunks side by side into the cache, but for those that are there
+    /// or that another thread is decoding. What fails is left for whoever reads
+    /// the chunk.
+    fn load_many(&self, names: &[ChunkId]) {
+        let mut guards = Vec::new();
+        for name in names {
+            // Never waits: two threads could wait for each other.
+            let entry = (self.cache.chunks).get_value_or_guard(name, Some(Duration::ZERO));
+            if let GuardResult::Guard(guard) = entry
+                && let Ok(row) = self.row(name)
+                && let Ok(frame) = self.store.value(&row.value)
+            {
+                guards.push((name, guard, frame, row.plain_len as usize));
+            }
+        }
+        let frames = guards.iter();
+        let frames: Vec<Coded> = frames.map(|(_, _, f, len)| (f.as_slice(), *len)).collect();
+        let plains = {
+            let _turn = self.decoders.turn();
+            self.codec.decode_many(&frames)
+        };
+        for ((name, guard, ..), plain) in guards.into_iter().zip(plains) {
+            if let Ok(plain) = plain
+                && ChunkId::of(&plain) == *name
+            {
+                self.cache.misses.fetch_add(1, Ordering::Relaxed);
+                let _ = guard.insert(Arc::new(plain));
+            }
+        }
+    }
+
+    /// The row of a chunk that is there; [`Error::Stale`] when there is none.
+    fn row(&self, name: &ChunkId) -> Result<ChunkRow> {
+        let row = self.store.get(Table::Chunk, &name.0)?.ok_or(Error::Stale)?;
+        let row = ChunkRow::decode(&row)?;
+        match row.lost {
+            true => Err(rows::lost(name)),
+            false => Ok(row),
+        }
+    }
+
     /// The row and the plain bytes of a chunk from the store, verified.
     /// [`Error::Stale`] when there is no such row.
     pub(super) fn fetch(&self, name: &ChunkId) -> Result<(ChunkRow, Vec<u8>)> {
-        let row = self.store.get(Table::Chunk, &name.0)?.ok_or(Error::Stale)?;
-        let row = ChunkRow::decode(&row)?;
+        let row = self.row(name)?;
         let plain = self.store.value(&row.value).and_then(|frame| {
+            let _turn = self.decoders.turn();
             let plain = self.codec.decode(&frame, row.plain_len as usize)?;
             match ChunkId::of(&plain) == *name {
                 true => Ok(plain),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::Kind;
+use crate::codec::{Kind, ModelId, Policy};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, ValueRef};
 
@@ -16,7 +16,13 @@ pub const COUNTERS: &[u8] = b"t.counters";
 /// Name of the `Meta` row that holds the number of the last commit.
 pub const EPOCH: &[u8] = b"t.epoch";
 
-const CHUNK_VERSION: u8 = 1;
+/// The newest version of a chunk row, and the one of a row without a model.
+const CHUNK_VERSION: u8 = 2;
+const CHUNK_WITHOUT_MODEL: u8 = 1;
+
+/// Bits of a chunk row's flags that hold the policy.
+const POLICY_SHIFT: u32 = 1;
+const POLICY_BITS: u8 = 0x07 << POLICY_SHIFT;
 const COUNTERS_VERSION: u8 = 1;
 
 /// Reads big-endian numbers from the front of a row.
@@ -57,6 +63,9 @@ fn class_of(byte: u8) -> Result<Class> {
 /// How and where a chunk rests: the row of `Chunk` under its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkRow {
+    /// The bytes are gone, and a repair has noted that: reading them is an
+    /// error. Has an empty inline value.
+    pub lost: bool,
     /// Length of the plain bytes.
     pub plain_len: u32,
     /// How many slots of `Cmap` rows name this chunk.
@@ -65,6 +74,10 @@ pub struct ChunkRow {
     pub time: u64,
     pub kind: Kind,
     pub class: Class,
+    /// How it may be coded.
+    pub policy: Policy,
+    /// The model that was tried when it was coded cold, whatever codec won.
+    pub model: Option<ModelId>,
     /// The chunk's frame.
     pub value: ValueRef,
 }
@@ -72,11 +85,17 @@ pub struct ChunkRow {
 impl ChunkRow {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(48);
-        out.extend_from_slice(&[CHUNK_VERSION, 0]);
+        let version = match self.model {
+            Some(_) => CHUNK_VERSION,
+            None => CHUNK_WITHOUT_MODEL,
+        };
+        let flags = u8::from(self.lost) | (self.policy as u8) << POLICY_SHIFT;
+        out.extend_from_slice(&[version, flags]);
         out.extend_from_slice(&self.plain_len.to_be_bytes());
         out.extend_from_slice(&self.refs.to_be_bytes());
         out.extend_from_slice(&self.time.to_be_bytes());
         out.extend_from_slice(&[self.kind as u8, self.class as u8]);
+        out.extend(self.model.iter().flatten());
         self.value.encode(&mut out);
         out
     }
@@ -84,20 +103,28 @@ impl ChunkRow {
     pub fn decode(row: &[u8]) -> Result<Self> {
         let mut row = Cursor(row, "a chunk row");
         let version = row.u8()?;
-        if version != CHUNK_VERSION {
+        if !(CHUNK_WITHOUT_MODEL..=CHUNK_VERSION).contains(&version) {
             return Err(Error::NewerFormat {
                 what: "a chunk row".into(),
                 found: version.into(),
                 known: CHUNK_VERSION.into(),
             });
         }
-        let _flags = row.u8()?;
+        let flags = row.u8()?;
+        let policy = (flags & POLICY_BITS) >> POLICY_SHIFT;
         Ok(Self {
+            lost: flags & 1 != 0,
+            // An unknown policy bounds nobody who reads.
+            policy: Policy::from_code(policy).unwrap_or_default(),
             plain_len: row.u32()?,
             refs: row.u64()?,
             time: row.u64()?,
             kind: Kind::of(&[row.u8()?])?,
             class: class_of(row.u8()?)?,
+            model: match version {
+                CHUNK_WITHOUT_MODEL => None,
+                _ => Some(row.take()?),
+            },
             value: ValueRef::decode(row.0)?,
         })
     }
@@ -109,6 +136,13 @@ impl ChunkRow {
             ValueRef::Log { len, .. } => u64::from(*len),
         }
     }
+}
+
+/// The error of reading a chunk that a repair has given up.
+pub fn lost(name: &ChunkId) -> Error {
+    Error::Corrupt(format!(
+        "chunk {name} was lost to damage of the store; writing these bytes anew makes it good"
+    ))
 }
 
 /// The chunk names of one run of a file: the row of `Cmap`.
@@ -167,18 +201,44 @@ impl Run {
     }
 }
 
-/// Key of the `Cmap` row of `run` (chunks `run * RUN ..`) of inode `ino`.
-pub fn run_key(ino: u64, run: u32) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..8].copy_from_slice(&ino.to_be_bytes());
-    key[8..].copy_from_slice(&run.to_be_bytes());
+/// The run that chunk `index` of a file belongs to.
+pub fn run_of(index: u64) -> u64 {
+    index / RUN
+}
+
+/// Key of the `Cmap` row of `run` (chunks `run * RUN ..`) of inode `ino`. Keys
+/// sort like runs: those whose number does not fit in 32 bits, far out in
+/// sparse files, come behind the last one that does.
+pub fn run_key(ino: u64, run: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(20);
+    key.extend_from_slice(&ino.to_be_bytes());
+    match u32::try_from(run) {
+        Ok(short) => key.extend_from_slice(&short.to_be_bytes()),
+        Err(_) => {
+            key.extend_from_slice(&u32::MAX.to_be_bytes());
+            key.extend_from_slice(&run.to_be_bytes());
+        }
+    }
     key
 }
 
+/// Where the `Cmap` rows of an inode end.
+pub fn runs_end(ino: u64) -> Option<Vec<u8>> {
+    ino.checked_add(1).map(|next| next.to_be_bytes().to_vec())
+}
+
 /// The inverse of [`run_key`].
-pub fn parse_run_key(key: &[u8]) -> Result<(u64, u32)> {
+pub fn parse_run_key(key: &[u8]) -> Result<(u64, u64)> {
     let mut key = Cursor(key, "a chunk map key");
-    Ok((key.u64()?, key.u32()?))
+    let (ino, short) = (key.u64()?, key.u32()?);
+    if key.0.is_empty() {
+        return Ok((ino, short.into()));
+    }
+    let run = key.u64()?;
+    match key.0.is_empty() && short == u32::MAX && run > u32::MAX.into() {
+        true => Ok((ino, run)),
+        false => Err(Error::Corrupt("a chunk map key is malformed".into())),
+    }
 }
 
 /// Key of a `Pend` row: chunks wait for the drain in the order of their commits.
@@ -337,11 +397,14 @@ mod tests {
     #[test]
     fn rows_survive_their_encoding() {
         let row = ChunkRow {
+            lost: false,
             plain_len: 7,
             refs: 3,
             time: 1 << 40,
             kind: Kind::Zstd,
             class: Class::Cold,
+            policy: Policy::Mix,
+            model: Some([9, 8, 7, 6]),
             value: ValueRef::Log {
                 log: 1,
                 offset: 2,
@@ -349,6 +412,26 @@ mod tests {
             },
         };
         assert_eq!(ChunkRow::decode(&row.encode()).unwrap(), row);
+        let without = ChunkRow {
+            model: None,
+            ..row.clone()
+        };
+        assert_eq!(ChunkRow::decode(&without.encode()).unwrap(), without);
+        // What was written before there were policies.
+        let mut first = without.encode();
+        assert_eq!(first[..2], [1, 4]);
+        first[1] = 0;
+        assert_eq!(ChunkRow::decode(&first).unwrap().policy, Policy::Auto);
+        first[0] = 3;
+        assert!(matches!(
+            ChunkRow::decode(&first),
+            Err(Error::NewerFormat { found: 3, .. })
+        ));
+        let lost = ChunkRow {
+            lost: true,
+            ..row.clone()
+        };
+        assert_eq!(ChunkRow::decode(&lost.encode()).unwrap(), lost);
         let mut run = Run::default();
         run.set(0, Some(ChunkId([1; 32])));
         run.set(RUN * 5 + 31, Some(ChunkId([2; 32])));
@@ -362,13 +445,35 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_runs_sort_like_runs() {
+        let short = u64::from(u32::MAX);
+        let mut runs = vec![0, 1, 255, 256, short - 1, short, short + 1];
+        runs.extend([1 << 40, u64::MAX / RUN]);
+        let keys: Vec<_> = runs.iter().map(|run| run_key(7, *run)).collect();
+        assert!(keys.is_sorted());
+        assert!(*keys.last().unwrap() < runs_end(7).unwrap());
+        for (key, run) in keys.iter().zip(runs) {
+            assert_eq!(parse_run_key(key).unwrap(), (7, run));
+        }
+        assert_eq!(keys[1], [0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1]);
+        assert_eq!(keys[6][8..], [255, 255, 255, 255, 0, 0, 0, 1, 0, 0, 0, 0]);
+        let bare = [&keys[1][..], &[0; 8]].concat();
+        for bad in [&bare[..], &keys[6][..19], &keys[1][..11]] {
+            assert!(parse_run_key(bad).is_err());
+        }
+    }
+
+    #[test]
     fn damaged_rows_are_errors() {
         let row = ChunkRow {
+            lost: false,
             plain_len: 7,
             refs: 3,
             time: 0,
             kind: Kind::Raw,
             class: Class::Hot,
+            policy: Policy::Auto,
+            model: None,
             value: ValueRef::Inline(vec![0, 1]),
         };
         for len in 0..24 {

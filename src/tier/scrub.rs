@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::codec::Codec;
+use crate::codec::{Codec, Coded, TOGETHER};
 use crate::error::{Error, Result};
 use crate::parallel;
-use crate::store::{ChunkId, Store, Table};
+use crate::store::{ChunkId, Row, Store, Table};
 
 use super::rows::{self, ChunkRow, Run};
 
@@ -21,15 +21,29 @@ pub struct Damage {
     pub chunk: ChunkId,
     /// Why, in words.
     pub reason: String,
+    /// All that is missing is a model, which may be brought back.
+    pub needs_model: bool,
     /// Inodes and indices of chunks in them.
     pub places: Vec<(u64, u64)>,
 }
 
-/// Decodes every chunk of a store that nobody writes to and compares it with
-/// its name. `each` hears of the plain bytes of the chunks looked at.
+/// How closely [`scrub`] looks at chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Finds those that a repair has given up. Reads no values.
+    Noted,
+    /// Reads every value and compares it with the checksum of its record.
+    Records,
+    /// Decodes every chunk and compares it with its name.
+    Chunks,
+}
+
+/// Looks for chunks that cannot be read, in a store that nobody writes to.
+/// `each` hears of the plain bytes of the chunks looked at.
 pub fn scrub(
     store: &dyn Store,
     codec: &Codec,
+    depth: Depth,
     threads: usize,
     each: &mut dyn FnMut(u64),
 ) -> Result<Vec<Damage>> {
@@ -41,8 +55,9 @@ pub fn scrub(
             break;
         };
         from = [last.as_slice(), &[0]].concat();
-        let results = parallel::map(threads, &page, |(key, row)| verify(store, codec, key, row));
-        for ((key, _), result) in page.iter().zip(results) {
+        let groups: Vec<_> = page.chunks(TOGETHER).collect();
+        let results = parallel::map(threads, &groups, |group| verify(store, codec, depth, group));
+        for ((key, _), result) in page.iter().zip(results.into_iter().flatten()) {
             match (result, <[u8; 32]>::try_from(key.as_slice())) {
                 (Ok(plain_len), _) => each(plain_len),
                 (Err(error), Ok(name)) => {
@@ -50,6 +65,7 @@ pub fn scrub(
                     let damage = Damage {
                         chunk,
                         reason: error.to_string(),
+                        needs_model: matches!(error, Error::Model(_)),
                         places: Vec::new(),
                     };
                     damaged.insert(chunk, damage);
@@ -67,20 +83,42 @@ pub fn scrub(
     Ok(damaged)
 }
 
-/// Returns the length of the plain bytes.
-fn verify(store: &dyn Store, codec: &Codec, key: &[u8], row: &[u8]) -> Result<u64> {
-    let row = ChunkRow::decode(row)?;
-    let frame = store.value(&row.value)?;
-    let plain = codec.decode(&frame, row.plain_len as usize)?;
-    if ChunkId::of(&plain).0 != *key {
-        return Err(Error::Corrupt(
-            "the decoded bytes are not those that were written".into(),
-        ));
-    }
-    Ok(u64::from(row.plain_len))
+/// Returns the lengths of the plain bytes.
+fn verify(store: &dyn Store, codec: &Codec, depth: Depth, rows: &[Row]) -> Vec<Result<u64>> {
+    let fetch = |(key, row): &Row| {
+        let row = ChunkRow::decode(row)?;
+        if row.lost {
+            let name = <[u8; 32]>::try_from(key.as_slice()).unwrap_or_default();
+            return Err(rows::lost(&ChunkId(name)));
+        }
+        Ok(match depth {
+            Depth::Noted => (None, 0),
+            Depth::Records => store.value(&row.value).map(|_| (None, row.plain_len))?,
+            Depth::Chunks => (Some(store.value(&row.value)?), row.plain_len),
+        })
+    };
+    let frames: Vec<Result<_>> = rows.iter().map(fetch).collect();
+    let coded: Vec<Coded> = (frames.iter().flatten())
+        .filter_map(|(frame, plain_len)| Some((frame.as_deref()?, *plain_len as usize)))
+        .collect();
+    let mut plains = codec.decode_many(&coded).into_iter();
+    type Fetched = Result<(Option<Vec<u8>>, u32)>;
+    let compare = |((key, _), frame): (&Row, Fetched)| {
+        let (frame, plain_len) = frame?;
+        if frame.is_some() {
+            let plain = plains.next().unwrap_or(Err(Error::Stale))?;
+            if ChunkId::of(&plain).0 != key[..] {
+                return Err(Error::Corrupt(
+                    "the decoded bytes are not those that were written".into(),
+                ));
+            }
+        }
+        Ok(u64::from(plain_len))
+    };
+    rows.iter().zip(frames).map(compare).collect()
 }
 
-fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Damage>) -> Result<()> {
+pub(super) fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Damage>) -> Result<()> {
     let mut from = Vec::new();
     loop {
         let page = store.scan(Table::Cmap, &from, None, PAGE)?;
@@ -89,7 +127,7 @@ fn find_places(store: &dyn Store, damaged: &mut HashMap<ChunkId, Damage>) -> Res
                 continue;
             };
             for slot in 0..rows::RUN {
-                let index = u64::from(run) * rows::RUN + slot;
+                let index = run.saturating_mul(rows::RUN).saturating_add(slot);
                 let damage = row.get(index).and_then(|name| damaged.get_mut(&name));
                 if let Some(damage) = damage {
                     damage.places.push((ino, index));

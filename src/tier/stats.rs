@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::codec::Kind;
+use crate::codec::{Kind, Policy};
 use crate::error::Result;
-use crate::store::{Class, Space, Table};
+use crate::store::{ChunkId, Class, Space, Table};
 
 use super::Shared;
 use super::rows::{self, ChunkRow, Run};
@@ -41,6 +41,9 @@ pub struct Stats {
     pub dirty: u64,
     /// Chunks that failed verification since the volume was opened.
     pub damaged: u64,
+    /// Bytes that readers got and writers gave since then.
+    pub read: u64,
+    pub written: u64,
     pub space: Space,
 }
 
@@ -53,25 +56,59 @@ pub struct Footprint {
     pub stored: u64,
 }
 
+/// A chunk as a file names it. All sizes are bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkUse {
+    pub name: ChunkId,
+    pub class: Class,
+    pub kind: Kind,
+    pub policy: Policy,
+    /// Before and after coding.
+    pub plain: u64,
+    pub stored: u64,
+    /// What the store keeps beside the frame: the header of its record and the
+    /// chunk's name there, and its row.
+    pub overhead: u64,
+}
+
 impl Shared {
     pub(super) fn footprint(&self, ino: u64) -> Result<Footprint> {
         let mut sum = Footprint::default();
-        let (mut from, end) = (rows::run_key(ino, 0), rows::run_key(ino, u32::MAX));
+        self.each_chunk(ino, &mut |chunk| {
+            sum.chunks += 1;
+            sum.plain += chunk.plain;
+            sum.stored += chunk.stored;
+        })?;
+        Ok(sum)
+    }
+
+    pub(super) fn each_chunk(&self, ino: u64, each: &mut dyn FnMut(&ChunkUse)) -> Result<()> {
+        let (mut from, end) = (rows::run_key(ino, 0), rows::runs_end(ino));
         loop {
-            let page = self.store.scan(Table::Cmap, &from, Some(&end), 64)?;
+            let page = self.store.scan(Table::Cmap, &from, end.as_deref(), 64)?;
             for (key, row) in &page {
                 for name in Run::decode(row)?.names() {
-                    if let Some(row) = self.store.get(Table::Chunk, &name.0)? {
-                        let row = ChunkRow::decode(&row)?;
-                        sum.chunks += 1;
-                        sum.plain += u64::from(row.plain_len);
-                        sum.stored += row.stored_len();
+                    if let Some(bytes) = self.store.get(Table::Chunk, &name.0)? {
+                        let row = ChunkRow::decode(&bytes)?;
+                        let stored = row.stored_len();
+                        let logged = row.value.log_bytes(name.0.len());
+                        let inline = if logged == 0 { stored } else { 0 };
+                        let in_row = name.0.len() as u64 + bytes.len() as u64 - inline;
+                        each(&ChunkUse {
+                            name,
+                            class: row.class,
+                            kind: row.kind,
+                            policy: row.policy,
+                            plain: row.plain_len.into(),
+                            stored,
+                            overhead: logged.saturating_sub(stored) + in_row,
+                        });
                     }
                 }
                 from = rows::run_key(ino, rows::parse_run_key(key)?.1.saturating_add(1));
             }
             if page.is_empty() {
-                return Ok(sum);
+                return Ok(());
             }
         }
     }
@@ -107,6 +144,8 @@ impl Shared {
             cache_limit: self.options.cache_bytes as u64,
             dirty,
             damaged: self.damaged.lock().len() as u64,
+            read: self.traffic.read.load(Ordering::Relaxed),
+            written: self.traffic.written.load(Ordering::Relaxed),
             space: self.store.space()?,
         })
     }

@@ -30,12 +30,15 @@ impl Core {
             ctime: inode.ctime.into(),
             crtime: inode.crtime.into(),
             flags: inode.flags,
+            policy: inode.policy,
         }
     }
 
-    /// The longest file: chunk numbers are 37 bits, offsets 63.
+    /// The longest file: offsets are 63 bits everywhere. Nothing less will do,
+    /// because a kernel that collects writes would not ask us before it
+    /// accepts one behind an end of our own.
     pub(super) fn max_size(&self) -> u64 {
-        ((self.tier.chunk_size() as u64) << 37).min(1 << 63) - 1
+        i64::MAX as u64
     }
 
     /// Whether looking at the content changes the access time.
@@ -75,6 +78,7 @@ impl Change<'_, '_> {
         if size < inode.size {
             let change = self.op.truncate(ino, size)?;
             inode.chunks = inode.chunks.saturating_add_signed(change);
+            self.op.wish(ino, inode.policy.unwrap_or_default());
         }
         self.drop_privileges(ino, inode, drop_suid)?;
         self.resize(inode, size)?;
@@ -135,7 +139,7 @@ impl Volume {
                 inode.gid = set.gid.unwrap_or(inode.gid);
             }
             if let Some(mode) = set.mode {
-                inode.mode = mode & 0o7777;
+                change.set_mode(ino, &mut inode, mode)?;
             }
             let time = |time: Option<SetTime>, old| match time {
                 None => old,
@@ -185,6 +189,9 @@ impl Volume {
     /// Notes that the content was looked at. What is read matters more than
     /// the time: nobody waits for this, and no failure is reported.
     pub(super) fn touch(&self, ino: u64) {
+        if snapshots::is_fixed(ino) {
+            return;
+        }
         let touched = self.core.tier.try_run(|op| {
             let mut change = self.core.change(op);
             let mut inode = change.inode(ino)?;
@@ -202,9 +209,21 @@ impl Volume {
     /// What chattr(1) may set: see [`InodeFlags`]. Unknown flags are refused
     /// with [`Error::NotSupported`]; only the owner and root may set flags,
     /// and only root `IMMUTABLE` and `APPEND` ([`Error::NotPermitted`]).
-    /// The flags are shown by [`attr`](Self::attr).
+    /// The flags are shown by [`attr`](Self::attr). Those about compression
+    /// are another face of the file's policy: see
+    /// [`set_compression_flags`](Self::set_compression_flags).
     pub fn set_flags(&self, ino: u64, flags: u32, caller: Caller) -> Result<()> {
         let flags = InodeFlags::from_bits(flags).ok_or(Error::NotSupported)?;
+        self.set_known_flags(ino, flags, caller, |_| ())
+    }
+
+    pub(super) fn set_known_flags(
+        &self,
+        ino: u64,
+        flags: InodeFlags,
+        caller: Caller,
+        more: impl Fn(&mut Inode),
+    ) -> Result<()> {
         self.change(|change| {
             let mut inode = change.inode(ino)?;
             let root = caller.uid == 0;
@@ -214,6 +233,7 @@ impl Volume {
                 return Err(Error::NotPermitted);
             }
             inode.flags = flags;
+            more(&mut inode);
             inode.ctime = change.now;
             change.put(ino, &inode)
         })

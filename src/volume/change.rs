@@ -7,6 +7,7 @@ use crate::store::Table;
 use crate::tier::Op;
 
 use super::rows::{self, Counters, Dirent, Inode, SAME_HASH, Stamp};
+use super::snapshots::{self, SNAPSHOTS, is_fixed};
 use super::types::{FileType, InodeFlags, NAME_MAX, XATTR_MAX};
 use super::{Core, Volume};
 
@@ -36,10 +37,24 @@ impl Core {
 
 impl Volume {
     /// An operation that may change something. `f` may run several times.
-    pub(super) fn change<T>(&self, f: impl FnMut(&mut Change<'_, '_>) -> Result<T>) -> Result<T> {
-        match self.core.options.read_only {
-            true => Err(Error::ReadOnly),
-            false => self.look(f),
+    pub(super) fn change<T>(
+        &self,
+        mut f: impl FnMut(&mut Change<'_, '_>) -> Result<T>,
+    ) -> Result<T> {
+        if self.core.options.read_only {
+            return Err(Error::ReadOnly);
+        }
+        match self.look(&mut f) {
+            // What was just deleted may not have been given back yet.
+            Err(Error::NoSpace) if !self.waits => Err(Error::WouldBlock),
+            Err(Error::NoSpace) => {
+                self.core.wait_for_reaper();
+                match self.core.tier.make_space() {
+                    true => self.look(f),
+                    false => Err(Error::NoSpace),
+                }
+            }
+            result => result,
         }
     }
 
@@ -54,15 +69,22 @@ impl Volume {
 }
 
 impl Change<'_, '_> {
-    fn row(&self, ino: u64) -> Result<Option<Inode>> {
-        let row = self.op.get(Table::Inode, &rows::inode_key(ino))?;
-        row.map(|row| Inode::decode(&row)).transpose()
+    pub(super) fn row(&self, ino: u64) -> Result<Option<Inode>> {
+        if ino == SNAPSHOTS {
+            return self.snapshots_inode().map(Some);
+        }
+        let Some(row) = self.op.get(Table::Inode, &rows::inode_key(ino))? else {
+            return Ok(None);
+        };
+        let mut inode = Inode::decode(&row)?;
+        inode.parent = snapshots::parent_in(ino, &inode);
+        Ok(Some(inode))
     }
 
-    /// An inode that lives: it has a name or is open.
+    /// An inode that lives: it has a name or is held.
     pub fn inode(&self, ino: u64) -> Result<Inode> {
         match self.row(ino)? {
-            Some(inode) if inode.nlink > 0 || self.core.is_open(ino) => Ok(inode),
+            Some(inode) if inode.nlink > 0 || self.core.is_held(ino) => Ok(inode),
             _ => Err(Error::NotFound),
         }
     }
@@ -75,7 +97,7 @@ impl Change<'_, '_> {
         })
     }
 
-    /// A directory that is open or has a name.
+    /// A directory that is held or has a name.
     pub fn dir(&self, ino: u64) -> Result<Inode> {
         let inode = self.inode(ino)?;
         match inode.is_dir() {
@@ -87,6 +109,9 @@ impl Change<'_, '_> {
     /// A directory whose entries may be changed.
     pub fn dir_to_change(&self, ino: u64, removes: bool) -> Result<Inode> {
         let inode = self.dir(ino)?;
+        if is_fixed(ino) {
+            return Err(Error::ReadOnly);
+        }
         if inode.nlink == 0 {
             return Err(Error::NotFound);
         }
@@ -110,7 +135,11 @@ impl Change<'_, '_> {
         }
     }
 
+    /// Every change of an inode comes here, and so no snapshot is changed.
     pub fn put(&mut self, ino: u64, inode: &Inode) -> Result<()> {
+        if is_fixed(ino) {
+            return Err(Error::ReadOnly);
+        }
         self.op
             .put(Table::Inode, rows::inode_key(ino), inode.encode())
     }
@@ -139,6 +168,11 @@ impl Change<'_, '_> {
     pub fn add_inode(&mut self, inode: &Inode) -> Result<u64> {
         let mut counters = self.counters()?;
         let ino = counters.next_ino;
+        if is_fixed(ino) {
+            return Err(Error::Corrupt(
+                "the volume's row says that all inode numbers are used".into(),
+            ));
+        }
         counters.next_ino += 1;
         counters.count(inode, 1);
         self.put_counters(&counters)?;
@@ -149,7 +183,10 @@ impl Change<'_, '_> {
     /// The entry of a name. Names with the same hash lie side by side.
     pub fn find(&self, parent: u64, name: &[u8]) -> Result<Option<Dirent>> {
         let same_hash = self.same_hash(parent, name)?;
-        Ok(same_hash.into_iter().find(|entry| entry.name == name))
+        match same_hash.into_iter().find(|entry| entry.name == name) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.find_snapshots(parent, name),
+        }
     }
 
     fn same_hash(&self, parent: u64, name: &[u8]) -> Result<Vec<Dirent>> {
@@ -182,7 +219,7 @@ impl Change<'_, '_> {
             .put(Table::Dirent, key, rows::dirent_row(ino, file_type))?;
         let now = self.now;
         self.edit(parent, |dir| {
-            dir.size += 1;
+            dir.size = dir.size.saturating_add(1);
             (dir.mtime, dir.ctime) = (now, now);
             Ok(())
         })
@@ -229,7 +266,7 @@ impl Change<'_, '_> {
     }
 
     /// Takes one name from an inode, or the only one from a directory. Without
-    /// names it is freed, now or, when it is open or large, later.
+    /// names it is freed, now or, when it is held or large, later.
     pub fn drop_link(&mut self, ino: u64, mut inode: Inode) -> Result<()> {
         inode.nlink = match inode.is_dir() {
             true => 0,
@@ -239,9 +276,9 @@ impl Change<'_, '_> {
         if inode.nlink > 0 {
             return self.put(ino, &inode);
         }
-        let open = self.core.mark_orphan(ino);
+        let held = self.core.mark_orphan(ino);
         // `FREED_AT_ONCE` chunks lie in no more runs than that.
-        if !open
+        if !held
             && inode.chunks <= FREED_AT_ONCE
             && self.op.free_some(ino, FREED_AT_ONCE as usize + 1)?
         {
@@ -250,7 +287,7 @@ impl Change<'_, '_> {
         self.put(ino, &inode)?;
         self.op
             .put(Table::Orphan, rows::inode_key(ino), rows::ORPHAN)?;
-        if !open {
+        if !held {
             self.core.reap_later(ino);
         }
         Ok(())
@@ -261,7 +298,7 @@ impl Change<'_, '_> {
     pub fn reap(&mut self, ino: u64) -> Result<bool> {
         match self.row(ino)? {
             Some(inode) if inode.nlink == 0 => {
-                if self.core.is_open(ino) {
+                if self.core.is_held(ino) {
                     return Ok(true);
                 }
                 if !self.op.free_some(ino, RUNS_FREED)? {

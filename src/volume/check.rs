@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::store::Row;
-use crate::tier;
+use crate::tier::{self, SPACE, base_of, space_of};
 
-use super::rows::Dirent;
+use super::rows::{Dirent, SnapshotRow, SnapshotState};
 use super::*;
 
 /// Rows read at a time.
@@ -53,16 +53,17 @@ impl Volume {
             Err(error) => return Err(error),
         }
         let mut found = Findings::default();
-        let mut inodes = self.check_inodes(&mut found)?;
-        self.check_entries(&mut inodes, &mut found)?;
-        self.check_orphans(&mut inodes, &mut found)?;
-        self.check_xattrs(&mut inodes, &mut found)?;
+        let snapshots = self.check_snapshots(&mut found)?;
+        let mut inodes = self.check_inodes(&snapshots, &mut found)?;
+        self.check_entries(&snapshots, &mut inodes, &mut found)?;
+        self.check_orphans(&snapshots, &mut inodes, &mut found)?;
+        self.check_xattrs(&snapshots, &mut inodes, &mut found)?;
         for (ino, seen) in &inodes {
             check_links(*ino, seen, &mut found);
         }
         check_tree(&inodes, &mut found);
-        self.check_chunks(&inodes, &mut found)?;
-        self.check_counters(&inodes, &mut found)?;
+        self.check_chunks(&snapshots, &inodes, &mut found)?;
+        self.check_counters(&inodes, &snapshots, &mut found)?;
         let tier = tier::check(&**self.core.tier.store())?;
         found.more += tier.problem_count - tier.problems.len() as u64;
         tier.problems.into_iter().for_each(|p| found.add(p));
@@ -72,6 +73,21 @@ impl Volume {
                 .push(format!("{} more problems of these kinds", found.more));
         }
         Ok(found.problems)
+    }
+
+    /// The snapshots by their spaces.
+    fn check_snapshots(&self, found: &mut Findings) -> Result<Snapshots> {
+        let mut snapshots = Snapshots::new();
+        self.each_row(Table::Meta, |key, row| {
+            let Ok(space) = rows::parse_snapshot_key(key) else {
+                return;
+            };
+            match SnapshotRow::decode(row) {
+                Ok(row) => drop(snapshots.insert(space, row)),
+                Err(error) => found.add(format!("snapshot {space}: {error}")),
+            }
+        })?;
+        Ok(snapshots)
     }
 
     fn each_row(&self, table: Table, mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
@@ -88,12 +104,24 @@ impl Volume {
         }
     }
 
-    fn check_inodes(&self, found: &mut Findings) -> Result<BTreeMap<u64, Seen>> {
+    fn check_inodes(
+        &self,
+        snapshots: &Snapshots,
+        found: &mut Findings,
+    ) -> Result<BTreeMap<u64, Seen>> {
         let mut inodes = BTreeMap::new();
         self.each_row(Table::Inode, |key, row| {
             let ino = rows::parse_ino(key).unwrap_or(0);
+            if is_unfinished(snapshots, key) {
+                return;
+            }
+            let space = space_of(ino);
+            if space > 0 && !snapshots.contains_key(&space) {
+                return found.add(format!("inode {ino} belongs to no snapshot"));
+            }
             match Inode::decode(row) {
-                Ok(inode) if ino >= ROOT && key.len() == 8 => {
+                Ok(mut inode) if ino % SPACE >= ROOT && key.len() == 8 => {
+                    inode.parent = snapshots::parent_in(ino, &inode);
                     let seen = Seen {
                         inode,
                         names: 0,
@@ -111,9 +139,17 @@ impl Volume {
         Ok(inodes)
     }
 
-    fn check_entries(&self, inodes: &mut BTreeMap<u64, Seen>, found: &mut Findings) -> Result<()> {
+    fn check_entries(
+        &self,
+        snapshots: &Snapshots,
+        inodes: &mut BTreeMap<u64, Seen>,
+        found: &mut Findings,
+    ) -> Result<()> {
         let mut same_hash: (u64, u64, HashSet<Vec<u8>>) = (0, 0, HashSet::new());
         self.each_row(Table::Dirent, |key, row| {
+            if is_unfinished(snapshots, key) {
+                return;
+            }
             let entry = rows::parse_ino(key).and_then(|p| Ok((p, Dirent::decode(key, row)?)));
             let (parent, entry) = match entry {
                 Ok(entry) => entry,
@@ -159,8 +195,16 @@ impl Volume {
         })
     }
 
-    fn check_orphans(&self, inodes: &mut BTreeMap<u64, Seen>, found: &mut Findings) -> Result<()> {
+    fn check_orphans(
+        &self,
+        snapshots: &Snapshots,
+        inodes: &mut BTreeMap<u64, Seen>,
+        found: &mut Findings,
+    ) -> Result<()> {
         self.each_row(Table::Orphan, |key, row| {
+            if is_unfinished(snapshots, key) {
+                return;
+            }
             let seen = rows::parse_ino(key)
                 .ok()
                 .and_then(|ino| inodes.get_mut(&ino));
@@ -172,8 +216,16 @@ impl Volume {
         })
     }
 
-    fn check_xattrs(&self, inodes: &mut BTreeMap<u64, Seen>, found: &mut Findings) -> Result<()> {
+    fn check_xattrs(
+        &self,
+        snapshots: &Snapshots,
+        inodes: &mut BTreeMap<u64, Seen>,
+        found: &mut Findings,
+    ) -> Result<()> {
         self.each_row(Table::Xattr, |key, _| {
+            if is_unfinished(snapshots, key) {
+                return;
+            }
             match rows::parse_ino(key)
                 .ok()
                 .and_then(|ino| inodes.get_mut(&ino))
@@ -185,7 +237,12 @@ impl Volume {
     }
 
     /// Chunks of files as counted, none behind their ends, none without file.
-    fn check_chunks(&self, inodes: &BTreeMap<u64, Seen>, found: &mut Findings) -> Result<()> {
+    fn check_chunks(
+        &self,
+        snapshots: &Snapshots,
+        inodes: &BTreeMap<u64, Seen>,
+        found: &mut Findings,
+    ) -> Result<()> {
         for (ino, seen) in inodes {
             // What waits to be freed may be freed in part.
             if seen.inode.nlink == 0 || seen.inode.file_type != FileType::Regular {
@@ -215,6 +272,10 @@ impl Volume {
             let Ok(ino) = rows::parse_ino(key) else {
                 break; // The tier's check speaks of that.
             };
+            if is_unfinished(snapshots, key) {
+                from = Some(base_of(space_of(ino) + 1));
+                continue;
+            }
             match inodes.get(&ino).map(|seen| seen.inode.file_type) {
                 Some(FileType::Regular) => {}
                 Some(_) => found.add(format!("inode {ino} is no file but has chunks")),
@@ -246,7 +307,12 @@ impl Volume {
         Ok((chunks, last > size.next_multiple_of(chunk)))
     }
 
-    fn check_counters(&self, inodes: &BTreeMap<u64, Seen>, found: &mut Findings) -> Result<()> {
+    fn check_counters(
+        &self,
+        inodes: &BTreeMap<u64, Seen>,
+        snapshots: &Snapshots,
+        found: &mut Findings,
+    ) -> Result<()> {
         let kept = self.core.tier.run(|op| op.get(Table::Meta, rows::VOLUME))?;
         let kept = match kept.map(|row| Counters::decode(&row)) {
             Some(Ok(kept)) => kept,
@@ -259,20 +325,35 @@ impl Volume {
                 return Ok(());
             }
         };
-        let mut counted = Counters {
-            next_ino: kept.next_ino,
-            totals: Totals::default(),
+        let mut counted: BTreeMap<u32, Counters> = BTreeMap::new();
+        for (ino, seen) in inodes {
+            let nothing = Counters {
+                totals: Totals::default(),
+                ..kept.clone()
+            };
+            let counters = counted.entry(space_of(*ino)).or_insert(nothing);
+            counters.count(&seen.inode, 1);
+        }
+        let totals = |space: u32| counted.get(&space).map(|counters| counters.totals);
+        let compare = |found: &mut Findings, what: &str, space, said| {
+            let counted = totals(space).unwrap_or_default();
+            if counted != said {
+                found.add(format!(
+                    "the totals{what} say {said:?}, there are {counted:?}"
+                ));
+            }
         };
-        for seen in inodes.values() {
-            counted.count(&seen.inode, 1);
+        compare(found, "", 0, kept.totals);
+        for (space, row) in snapshots {
+            if row.state == SnapshotState::Whole {
+                let what = format!(" of the snapshot {:?}", row.name);
+                compare(found, &what, *space, row.totals);
+            }
+            if *space >= kept.next_space {
+                found.add(format!("snapshot {space} has a number not given out yet"));
+            }
         }
-        if counted != kept {
-            found.add(format!(
-                "the totals say {:?}, there are {:?}",
-                kept.totals, counted.totals
-            ));
-        }
-        match inodes.last_key_value() {
+        match inodes.range(..SPACE).next_back() {
             Some((last, _)) if *last >= kept.next_ino => {
                 found.add(format!("inode {last} has a number not given out yet"));
             }
@@ -280,6 +361,18 @@ impl Volume {
         }
         Ok(())
     }
+}
+
+/// The snapshots by their spaces.
+type Snapshots = BTreeMap<u32, SnapshotRow>;
+
+/// Whether the row of a key belongs to a snapshot that is being made,
+/// received or removed: such rows need not agree yet.
+fn is_unfinished(snapshots: &Snapshots, key: &[u8]) -> bool {
+    let space = rows::parse_ino(key).map_or(0, space_of);
+    snapshots
+        .get(&space)
+        .is_some_and(|row| row.state != SnapshotState::Whole)
 }
 
 /// Compares what an inode says of itself with what leads to it and lies in it.
@@ -295,8 +388,9 @@ fn check_links(ino: u64, seen: &Seen, found: &mut Findings) {
     count("extended attributes", inode.xattrs.into(), seen.xattrs);
     if inode.is_dir() {
         count("entries", inode.size, seen.entries);
-        let live = ino == ROOT || inode.nlink > 0;
-        count("names", u64::from(live && ino != ROOT), seen.names);
+        let root = ino % SPACE == ROOT;
+        let live = root || inode.nlink > 0;
+        count("names", u64::from(live && !root), seen.names);
         let links = if live { 2 + seen.subdirs } else { 0 };
         count("links", inode.nlink.into(), links);
     } else {
@@ -320,6 +414,8 @@ fn check_tree(inodes: &BTreeMap<u64, Seen>, found: &mut Findings) {
         found.add("the root directory is missing or not its own parent".into());
     }
     let mut known = HashMap::from([(ROOT, true)]);
+    let roots = inodes.keys().filter(|ino| **ino % SPACE == ROOT);
+    known.extend(roots.map(|root| (*root, true)));
     for (ino, seen) in inodes {
         if !seen.inode.is_dir() || seen.inode.nlink == 0 {
             continue;

@@ -24,6 +24,7 @@ impl Change<'_, '_> {
         drop_suid: bool,
     ) -> Result<()> {
         inode.chunks = inode.chunks.saturating_add_signed(chunks);
+        self.op.wish(ino, inode.policy.unwrap_or_default());
         self.drop_privileges(ino, inode, drop_suid)?;
         self.resize(inode, end.max(inode.size))?;
         (inode.mtime, inode.ctime) = (self.now, self.now);

@@ -1,39 +1,72 @@
-//! What is open: an inode lives as long as it is.
+//! What lives without a name: an inode that is open, or that a kernel knows.
 //!
-//! Handles are only counted. Callers keep what belongs to a handle
-//! themselves: the inode, and whether it appends.
+//! Handles and lookups are only counted. Callers keep what belongs to a
+//! handle themselves: the inode, and whether it appends.
 
 use super::*;
 
-/// The handles of one inode.
+/// Who needs an inode beside its names.
 #[derive(Default)]
-pub(super) struct Open {
-    count: u64,
+pub(super) struct Held {
+    /// Answers that named it to a kernel, less those that it has forgotten.
+    lookups: u64,
+    /// Handles.
+    opens: u32,
     /// It has lost its last name meanwhile.
     orphan: bool,
 }
 
 impl Core {
-    pub(super) fn is_open(&self, ino: u64) -> bool {
-        self.open.lock().contains_key(&ino)
+    pub(super) fn is_held(&self, ino: u64) -> bool {
+        self.held.lock().contains_key(&ino)
     }
 
     /// Counts one more handle. The last thing an operation does: it cannot be
     /// taken back.
     fn count_handle(&self, ino: u64) {
-        self.open.lock().entry(ino).or_default().count += 1;
+        self.held.lock().entry(ino).or_default().opens += 1;
     }
 
-    /// The inode has lost its last name. Says whether it is open; then it is
-    /// freed when it is closed.
+    /// Whether any inode with a number in a range has handles.
+    pub(super) fn is_any_open(&self, range: std::ops::Range<u64>) -> bool {
+        let held = self.held.lock();
+        held.iter()
+            .any(|(ino, held)| range.contains(ino) && held.opens > 0)
+    }
+
+    /// The inode has lost its last name. Says whether it is held; then it is
+    /// freed when it is let go.
     pub(super) fn mark_orphan(&self, ino: u64) -> bool {
-        match self.open.lock().get_mut(&ino) {
-            Some(open) => {
-                open.orphan = true;
+        match self.held.lock().get_mut(&ino) {
+            Some(held) => {
+                held.orphan = true;
                 true
             }
             None => false,
         }
+    }
+
+    /// Changes the counts of an inode, and has it freed if that was the last
+    /// hold on it. `false` when nobody held it.
+    fn let_go(&self, ino: u64, change: impl FnOnce(&mut Held)) -> bool {
+        let mut all = self.held.lock();
+        let Some(held) = all.get_mut(&ino) else {
+            return false;
+        };
+        change(held);
+        if held.opens == 0 && held.lookups == 0 {
+            let orphan = held.orphan;
+            all.remove(&ino);
+            // Kernels forget many at once when memory is short.
+            if all.capacity() > 1024 && all.len() < all.capacity() / 4 {
+                all.shrink_to_fit();
+            }
+            drop(all);
+            if orphan {
+                self.reap_later(ino);
+            }
+        }
+        true
     }
 }
 
@@ -43,6 +76,9 @@ impl Change<'_, '_> {
         let truncates = flags.contains(OpenFlags::TRUNCATE);
         let writes = flags.contains(OpenFlags::WRITE) || truncates;
         let appends = flags.contains(OpenFlags::APPEND) && !truncates;
+        if writes && snapshots::is_fixed(ino) {
+            return Err(Error::ReadOnly);
+        }
         if writes && inode.flags.contains(InodeFlags::IMMUTABLE)
             || writes && !appends && inode.flags.contains(InodeFlags::APPEND)
         {
@@ -58,6 +94,36 @@ impl Change<'_, '_> {
 }
 
 impl Volume {
+    /// The attributes that answer a request for an inode, which counts as a
+    /// lookup in a [counting](Self::counting) view. The last thing an
+    /// operation does: it cannot be taken back.
+    pub(super) fn answer(&self, ino: u64, inode: &Inode) -> Attr {
+        if self.counts {
+            self.core.held.lock().entry(ino).or_default().lookups += 1;
+        }
+        self.core.attr(ino, inode)
+    }
+
+    /// Takes back lookups that a [counting](Self::counting) view has counted:
+    /// the kernel has forgotten them, or never heard of them. Never waits.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        let known = self.core.let_go(ino, |held| {
+            held.lookups = held.lookups.saturating_sub(lookups);
+        });
+        // The kernel knows the root without having asked for it.
+        if !known && ino != ROOT {
+            log::debug!("inode {ino} was forgotten once more than looked up");
+        }
+    }
+
+    /// Takes back all lookups: the kernel that asked for them has unmounted.
+    pub fn forget_all(&self) {
+        let known: Vec<u64> = self.core.held.lock().keys().copied().collect();
+        for ino in known {
+            self.core.let_go(ino, |held| held.lookups = 0);
+        }
+    }
+
     /// Opens a regular file. Each success wants one [`release`](Self::release).
     /// `TRUNCATE` and `DROP_SUID` are acted on; `WRITE` and `APPEND` are
     /// compared with the inode's flags.
@@ -89,18 +155,13 @@ impl Volume {
     /// Closes what [`open_file`](Self::open_file), [`open_dir`](Self::open_dir)
     /// or [`create`](Self::create) opened. Never waits.
     pub fn release(&self, ino: u64) {
-        let mut handles = self.core.open.lock();
-        let Some(open) = handles.get_mut(&ino) else {
-            return log::warn!("inode {ino} was closed once more than opened");
-        };
-        open.count -= 1;
-        if open.count == 0 {
-            let orphan = open.orphan;
-            handles.remove(&ino);
-            drop(handles);
-            if orphan {
-                self.core.reap_later(ino);
-            }
+        let mut opened = false;
+        self.core.let_go(ino, |held| {
+            opened = held.opens > 0;
+            held.opens = held.opens.saturating_sub(1);
+        });
+        if !opened {
+            log::warn!("inode {ino} was closed once more than opened");
         }
     }
 }

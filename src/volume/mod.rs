@@ -8,9 +8,10 @@
 //!
 //! Names are any bytes but `/` and NUL, up to [`NAME_MAX`]. Every method is
 //! one operation of the tier, and so atomic even across a power cut, unless
-//! it says otherwise. A file lives while it has a name or is
-//! [open](Volume::open_file); then its space is given back, piece by piece if
-//! it is large, after a crash at the next open.
+//! it says otherwise. A file lives while it has a name, is
+//! [open](Volume::open_file), or is known to a kernel (see
+//! [`Volume::counting`]); then its space is given back, piece by piece if it is
+//! large, after a crash at the next open.
 //!
 //! A method may have to wait: for a chunk to be read and decoded, or for room
 //! in the write buffer. [`Volume::now`] is the same volume with the promise
@@ -18,6 +19,7 @@
 //! Methods that say that they wait always do so there too. Rows are read where
 //! an operation needs them, from memory or from the store.
 
+mod acl;
 mod attributes;
 mod change;
 mod check;
@@ -25,10 +27,15 @@ mod content;
 mod directory;
 mod handles;
 mod names;
+mod paths;
+mod policy;
 mod reaper;
+mod repair;
 mod rows;
+mod snapshots;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod types;
 mod xattr;
 
@@ -43,14 +50,19 @@ use crate::store::Table;
 use crate::tier::Tier;
 
 use change::Change;
-use handles::Open;
+use handles::Held;
 use reaper::{Queue, Reaper};
 use rows::{Counters, Inode};
 
+pub use acl::is_acl;
+pub use policy::compression_flags;
+pub use repair::{adopt, paths, repair};
+pub use snapshots::{SNAPSHOTS, SNAPSHOTS_NAME, Snapshot, check_snapshot_name};
+pub use transfer::{Incoming, Receiving, SentSnapshot};
 pub use types::{
-    AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, NAME_MAX, OpenFlags, Options,
-    ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags, XATTR_MAX,
-    XattrFlags,
+    AllocateFlags, Atime, Attr, Caller, Entry, FileType, InodeFlags, Mode, NAME_MAX, OpenFlags,
+    Options, ROOT, RenameFlags, SYMLINK_MAX, Seek, SetAttr, SetTime, StatFs, Totals, WriteFlags,
+    XATTR_MAX, XattrFlags,
 };
 
 /// A mounted or mountable volume. Shared by all threads.
@@ -59,17 +71,23 @@ pub struct Volume {
     reaper: Arc<Reaper>,
     /// Whether methods may wait; see [`Volume::now`].
     waits: bool,
+    /// Whether answers count as lookups; see [`Volume::counting`].
+    counts: bool,
 }
 
 /// What all views of a volume and the reaper share.
 ///
 /// Operations take the locks here inside the tier's, and so nothing is opened
-/// between an operation's look at `open` and its end.
+/// or looked up between an operation's look at `held` and its end.
 struct Core {
     tier: Arc<Tier>,
     options: Options,
-    /// Inodes with handles.
-    open: Mutex<HashMap<u64, Open>>,
+    /// Inodes with handles or lookups.
+    held: Mutex<HashMap<u64, Held>>,
+    /// The last name that was searched for.
+    placed: Mutex<Option<paths::Place>>,
+    /// Held while a snapshot is made, removed or rolled back to.
+    making: Mutex<()>,
     reaper: Queue,
 }
 
@@ -86,6 +104,7 @@ impl Volume {
             let mut counters = Counters {
                 next_ino: ROOT + 1,
                 totals: Totals::default(),
+                next_space: 0,
             };
             counters.count(&root, 1);
             op.put(Table::Meta, rows::VOLUME, counters.encode())?;
@@ -105,14 +124,29 @@ impl Volume {
         let core = Arc::new(Core {
             tier,
             options,
-            open: Mutex::default(),
+            held: Mutex::default(),
+            placed: Mutex::default(),
+            making: Mutex::default(),
             reaper: Mutex::default(),
         });
+        let rolling = core.tier.run(|op| op.get(Table::Meta, rows::ROLL_BACK))?;
+        match (rolling, options.read_only) {
+            (None, _) => {}
+            (Some(_), false) => core.finish_roll_back(&mut |_| ())?,
+            (Some(_), true) => {
+                return Err(Error::Other(
+                    "the volume is half rolled back to a snapshot; mounting the store, or \
+                     `laconicfs drain` of it, finishes that"
+                        .into(),
+                ));
+            }
+        }
         let reaper = Reaper::start(core.clone())?;
         Ok(Arc::new(Volume {
             core,
             reaper,
             waits: true,
+            counts: false,
         }))
     }
 
@@ -125,6 +159,22 @@ impl Volume {
             core: self.core.clone(),
             reaper: self.reaper.clone(),
             waits: false,
+            counts: self.counts,
+        })
+    }
+
+    /// The same volume for a kernel, which remembers inodes: every answer that
+    /// names one (by [`lookup`](Self::lookup), what makes a name, and
+    /// [`read_dir_plus`](Self::read_dir_plus) but for `.` and `..`) counts as a
+    /// lookup of it, and keeps it alive until as many were
+    /// [forgotten](Self::forget). Lookup and count are one: nobody can remove
+    /// the inode between them.
+    pub fn counting(&self) -> Arc<Volume> {
+        Arc::new(Volume {
+            core: self.core.clone(),
+            reaper: self.reaper.clone(),
+            waits: self.waits,
+            counts: true,
         })
     }
 

@@ -10,7 +10,7 @@ const DEEPEST: usize = 1 << 24;
 /// What to make.
 struct New<'a> {
     file_type: FileType,
-    mode: u32,
+    mode: Mode,
     rdev: u32,
     target: &'a [u8],
     caller: Caller,
@@ -21,7 +21,8 @@ impl Change<'_, '_> {
     fn make(&mut self, parent: u64, name: &[u8], new: &New<'_>) -> Result<(u64, Inode)> {
         let dir = self.dir_to_change(parent, false)?;
         let Caller { uid, gid } = new.caller;
-        let mut inode = Inode::new(new.file_type, new.mode, uid, gid, self.now);
+        let (mode, lists) = self.inherit(parent, &dir, new.file_type, new.mode)?;
+        let mut inode = Inode::new(new.file_type, mode, uid, gid, self.now);
         inode.rdev = new.rdev;
         inode.target = new.target.to_vec();
         inode.size = new.target.len() as u64;
@@ -34,7 +35,14 @@ impl Change<'_, '_> {
         if inode.is_dir() {
             inode.parent = parent;
         }
+        if inode.has_content() {
+            inode.policy = dir.policy;
+        }
         let ino = self.add_inode(&inode)?;
+        if lists.iter().any(Option::is_some) {
+            self.put_inherited(ino, &mut inode, &lists)?;
+            self.put(ino, &inode)?;
+        }
         if inode.is_dir() {
             self.count_subdir(parent, 1)?;
         }
@@ -46,6 +54,9 @@ impl Change<'_, '_> {
     fn entry_to_change(&self, parent: u64, name: &[u8]) -> Result<(Dirent, Inode)> {
         self.dir_to_change(parent, true)?;
         let entry = self.find(parent, name)?.ok_or(Error::NotFound)?;
+        if snapshots::is_fixed(entry.ino) {
+            return Err(Error::ReadOnly);
+        }
         let inode = self.entry_inode(&entry)?;
         let fixed = InodeFlags::IMMUTABLE | InodeFlags::APPEND;
         match inode.flags.intersects(fixed) {
@@ -158,15 +169,15 @@ impl Volume {
         self.look(|change| {
             let dir = change.dir(parent)?;
             let ino = match name {
-                b"." => return Ok(self.core.attr(parent, &dir)),
+                b"." => return Ok(self.answer(parent, &dir)),
                 b".." => dir.parent,
                 _ => {
                     let entry = change.find(parent, name)?.ok_or(Error::NotFound)?;
                     let inode = change.entry_inode(&entry)?;
-                    return Ok(self.core.attr(entry.ino, &inode));
+                    return Ok(self.answer(entry.ino, &inode));
                 }
             };
-            Ok(self.core.attr(ino, &change.inode(ino)?))
+            Ok(self.answer(ino, &change.inode(ino)?))
         })
     }
 
@@ -177,22 +188,22 @@ impl Volume {
                 return Err(Error::Exists);
             }
             let (ino, inode) = change.make(parent, name, new)?;
-            Ok(self.core.attr(ino, &inode))
+            Ok(self.answer(ino, &inode))
         })
     }
 
     /// Makes a regular file, FIFO, socket or device node, by the type bits of
-    /// `mode`. The umask has been applied. In a directory with set-group-id
-    /// the group is the directory's.
+    /// `mode`. In a directory with set-group-id the group is the directory's.
     pub fn make_node(
         &self,
         parent: u64,
         name: &[u8],
-        mode: u32,
+        mode: impl Into<Mode>,
         rdev: u32,
         caller: Caller,
     ) -> Result<Attr> {
-        let file_type = match FileType::from_mode(mode) {
+        let mode = mode.into();
+        let file_type = match FileType::from_mode(mode.bits) {
             Some(FileType::Directory | FileType::Symlink) | None => {
                 return Err(Error::Invalid("this type of file is not made by mknod"));
             }
@@ -215,14 +226,14 @@ impl Volume {
         &self,
         parent: u64,
         name: &[u8],
-        mode: u32,
+        mode: impl Into<Mode>,
         flags: OpenFlags,
         caller: Caller,
     ) -> Result<(Attr, bool)> {
         check_name(name)?;
         let new = New {
             file_type: FileType::Regular,
-            mode,
+            mode: mode.into(),
             rdev: 0,
             target: b"",
             caller,
@@ -245,14 +256,20 @@ impl Volume {
                 false => flags,
             };
             let inode = change.open(ino, inode, flags)?;
-            Ok((self.core.attr(ino, &inode), made))
+            Ok((self.answer(ino, &inode), made))
         })
     }
 
-    pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Result<Attr> {
+    pub fn make_dir(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: impl Into<Mode>,
+        caller: Caller,
+    ) -> Result<Attr> {
         let new = New {
             file_type: FileType::Directory,
-            mode,
+            mode: mode.into(),
             rdev: 0,
             target: b"",
             caller,
@@ -270,7 +287,7 @@ impl Volume {
         }
         let new = New {
             file_type: FileType::Symlink,
-            mode: 0o777,
+            mode: 0o777.into(),
             rdev: 0,
             target,
             caller,
@@ -313,7 +330,7 @@ impl Volume {
             inode.ctime = change.now;
             change.put(ino, &inode)?;
             change.add_entry(parent, name, ino, inode.file_type)?;
-            Ok(self.core.attr(ino, &inode))
+            Ok(self.answer(ino, &inode))
         })
     }
 

@@ -1,4 +1,4 @@
-//! Giving back the space of inodes that have no name and are not open.
+//! Giving back the space of inodes that have no name and that nobody holds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::store::Table;
+use crate::tier::SPACE;
 
 use super::{Core, rows};
 
@@ -38,10 +39,10 @@ impl Reaper {
         let closing = Arc::new(AtomicBool::new(false));
         let mut thread = None;
         if !core.options.read_only {
-            let (sender, orphans) = crossbeam_channel::unbounded();
+            let (sender, jobs) = crossbeam_channel::unbounded();
             *core.reaper.lock() = Some(sender);
             let (core, closing) = (core.clone(), closing.clone());
-            let body = move || match reap(&core, &orphans, &closing) {
+            let body = move || match reap(&core, &jobs, &closing) {
                 // The store failed or was closed before; whoever writes
                 // hears of it.
                 Ok(()) | Err(Error::ReadOnly) => {}
@@ -73,25 +74,46 @@ impl Reaper {
 }
 
 impl Core {
-    /// Has the space of an inode given back if it still is without name and
-    /// handle by then.
+    /// Has the space of an inode given back if it still is without a name and
+    /// not held by then.
     pub fn reap_later(&self, ino: u64) {
         if let Some(sender) = &*self.reaper.lock() {
             // Only a thread that ended does not listen; its rows wait.
-            let _ = sender.send(ino);
+            let _ = sender.send(Job::Free(ino));
         }
+    }
+
+    /// Returns when the inodes are freed that had to be by now.
+    pub fn wait_for_reaper(&self) {
+        let (done, freed) = crossbeam_channel::bounded(1);
+        if let Some(sender) = &*self.reaper.lock() {
+            let _ = sender.send(Job::Tell(done));
+        } else {
+            return;
+        }
+        // An error means that the thread has ended.
+        let _ = freed.recv();
     }
 }
 
-/// The queue of inodes to free.
-pub(super) type Queue = Mutex<Option<Sender<u64>>>;
+/// What the thread is asked for.
+pub(super) enum Job {
+    Free(u64),
+    /// To answer when all earlier jobs are done.
+    Tell(Sender<()>),
+}
 
-fn reap(core: &Core, orphans: &Receiver<u64>, closing: &AtomicBool) -> Result<()> {
+/// What the thread has to do.
+pub(super) type Queue = Mutex<Option<Sender<Job>>>;
+
+fn reap(core: &Core, jobs: &Receiver<Job>, closing: &AtomicBool) -> Result<()> {
     let mut left = PIECES_AT_CLOSE;
     let mut from = Vec::new();
+    core.remove_dead_snapshots(&|| !closing.load(Ordering::SeqCst))?;
     loop {
         let tier = &core.tier;
-        let page = tier.run(|op| op.scan(Table::Orphan, &from, None, PAGE))?;
+        let page =
+            tier.run(|op| op.scan(Table::Orphan, &from, Some(&SPACE.to_be_bytes()), PAGE))?;
         for (key, _) in &page {
             reap_one(core, rows::parse_ino(key)?, closing, &mut left);
         }
@@ -100,8 +122,11 @@ fn reap(core: &Core, orphans: &Receiver<u64>, closing: &AtomicBool) -> Result<()
             _ => break,
         }
     }
-    for ino in orphans {
-        reap_one(core, ino, closing, &mut left);
+    for job in jobs {
+        match job {
+            Job::Free(ino) => reap_one(core, ino, closing, &mut left),
+            Job::Tell(done) => drop(done.send(())),
+        }
     }
     Ok(())
 }

@@ -2,15 +2,36 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::codec::Policy;
 use crate::error::{Error, Result};
 
 use super::types::{FileType, InodeFlags, NAME_MAX, Totals};
+use crate::tier::{base_of, space_of};
+
+/// Name of the `Meta` row that is there while the volume is rolled back.
+pub const ROLL_BACK: &[u8] = b"v.rollback";
+
+/// What names of the `Meta` rows of snapshots begin with.
+const SNAPSHOT: &[u8] = b"v.snapshot.";
 
 /// Name of the `Meta` row with [`Counters`]; its presence makes a volume.
 pub const VOLUME: &[u8] = b"v.volume";
 
-/// The newest format of every row.
+/// The format of every row but that of a [`LONG`] file.
 const VERSION: u8 = 1;
+
+/// Bits of an inode's flags that say how its chunks shall be coded: 0, or the
+/// policy's number and 1.
+const POLICY_SHIFT: u32 = 24;
+const POLICY_BITS: u32 = 0xf << POLICY_SHIFT;
+
+/// A row of the same shape for an inode that is longer than [`LONG`], which
+/// programs that know only the first version must not read: chunks beyond have
+/// keys that mean nothing to them.
+const VERSION_LONG: u8 = 2;
+
+/// What every chunk size allowed before there were such keys.
+const LONG: u64 = 1 << 49;
 
 /// Bits of a cookie that tell apart names with the same hash.
 const SAME_HASH_BITS: u32 = 7;
@@ -74,7 +95,11 @@ pub struct Inode {
     pub nlink: u32,
     pub rdev: u32,
     pub flags: InodeFlags,
-    /// How many extended attributes there are.
+    /// How its chunks shall be coded, or those of what is made in it; `None`
+    /// where nobody has said.
+    pub policy: Option<Policy>,
+    /// How many extended attributes there are, `user.laconicfs.codec` not
+    /// counted.
     pub xattrs: u32,
     /// Bytes of a file or link target; entries of a directory.
     pub size: u64,
@@ -104,6 +129,7 @@ impl Inode {
             },
             rdev: 0,
             flags: InodeFlags::empty(),
+            policy: None,
             xattrs: 0,
             size: 0,
             chunks: 0,
@@ -116,20 +142,30 @@ impl Inode {
         }
     }
 
+    /// A file, or a directory where files may be made: what a policy is about.
+    pub fn has_content(&self) -> bool {
+        matches!(self.file_type, FileType::Regular | FileType::Directory)
+    }
+
     pub fn is_dir(&self) -> bool {
         self.file_type == FileType::Directory
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let mut row = Vec::with_capacity(100 + self.target.len());
-        row.extend_from_slice(&[VERSION, self.file_type as u8]);
+        let version = match self.size > LONG {
+            true => VERSION_LONG,
+            false => VERSION,
+        };
+        row.extend_from_slice(&[version, self.file_type as u8]);
         row.extend_from_slice(&(self.mode as u16).to_be_bytes());
+        let policy = self.policy.map_or(0, |policy| policy as u32 + 1);
         let words = [
             self.uid,
             self.gid,
             self.nlink,
             self.rdev,
-            self.flags.bits(),
+            self.flags.bits() & !POLICY_BITS | policy << POLICY_SHIFT,
             self.xattrs,
         ];
         for word in words {
@@ -147,17 +183,25 @@ impl Inode {
     }
 
     pub fn decode(row: &[u8]) -> Result<Self> {
-        let mut row = Fields::new("an inode", row)?;
+        let (mut row, _) = Fields::versioned("an inode", row, VERSION_LONG)?;
         let code = row.u8()?;
         let file_type = FileType::from_code(code).ok_or_else(|| row.damaged())?;
+        let (mode, uid, gid) = (row.u16()?.into(), row.u32()?, row.u32()?);
+        let (nlink, rdev, flags) = (row.u32()?, row.u32()?, row.u32()?);
+        let policy = match ((flags & POLICY_BITS) >> POLICY_SHIFT) as u8 {
+            0 => None,
+            // What a newer program wants of a file matters to nobody who reads it.
+            code => Policy::from_code(code - 1),
+        };
         let inode = Self {
             file_type,
-            mode: row.u16()?.into(),
-            uid: row.u32()?,
-            gid: row.u32()?,
-            nlink: row.u32()?,
-            rdev: row.u32()?,
-            flags: InodeFlags::from_bits_retain(row.u32()?),
+            mode,
+            uid,
+            gid,
+            nlink,
+            rdev,
+            flags: InodeFlags::from_bits_retain(flags & !POLICY_BITS),
+            policy,
             xattrs: row.u32()?,
             size: row.u64()?,
             chunks: row.u64()?,
@@ -231,11 +275,14 @@ pub fn dirent_row(ino: u64, file_type: FileType) -> Vec<u8> {
 }
 
 impl Dirent {
+    /// In a snapshot's space, the number of the inode is moved there too.
     pub fn decode(key: &[u8], row: &[u8]) -> Result<Self> {
         let mut row = Fields::new("a directory entry", row)?;
         let code = row.u8()?;
         let file_type = FileType::from_code(code).ok_or_else(|| row.damaged())?;
         let ino = row.u64()?;
+        let base = parse_ino(key).map_or(0, |parent| base_of(space_of(parent)));
+        let ino = ino.checked_add(base).ok_or_else(|| row.damaged())?;
         match key.split_at_checked(16) {
             Some((place, name)) if row.rest.is_empty() => Ok(Self {
                 cookie: parse_ino(&place[8..])?,
@@ -260,12 +307,22 @@ pub fn xattr_key(ino: u64, name: &[u8]) -> Vec<u8> {
 pub struct Counters {
     pub next_ino: u64,
     pub totals: Totals,
+    /// The next space to give to a snapshot; 0 if there never was one.
+    pub next_space: u32,
 }
+
+/// The version of the counters' row once there was a snapshot: programs that
+/// do not know of snapshots must not change the volume any more.
+const WITH_SNAPSHOTS: u8 = 2;
 
 impl Counters {
     pub fn encode(&self) -> Vec<u8> {
         let totals = &self.totals;
-        let mut row = vec![VERSION];
+        let version = match self.next_space {
+            0 => VERSION,
+            _ => WITH_SNAPSHOTS,
+        };
+        let mut row = vec![version];
         for word in [
             self.next_ino,
             totals.files,
@@ -275,12 +332,15 @@ impl Counters {
         ] {
             row.extend_from_slice(&word.to_be_bytes());
         }
+        if self.next_space > 0 {
+            row.extend_from_slice(&self.next_space.to_be_bytes());
+        }
         row
     }
 
     pub fn decode(row: &[u8]) -> Result<Self> {
-        let mut row = Fields::new("the volume", row)?;
-        let counters = Self {
+        let (mut row, version) = Fields::versioned("the volume", row, WITH_SNAPSHOTS)?;
+        let mut counters = Self {
             next_ino: row.u64()?,
             totals: Totals {
                 files: row.u64()?,
@@ -288,7 +348,11 @@ impl Counters {
                 others: row.u64()?,
                 bytes: row.u64()?,
             },
+            next_space: 0,
         };
+        if version == WITH_SNAPSHOTS {
+            counters.next_space = row.u32()?;
+        }
         match row.rest.is_empty() {
             true => Ok(counters),
             false => Err(row.damaged()),
@@ -300,14 +364,125 @@ impl Counters {
         let totals = &mut self.totals;
         let kind = match inode.file_type {
             FileType::Regular => {
-                let bytes = totals.bytes as i64 + change * inode.size as i64;
-                totals.bytes = bytes as u64;
+                // Modulo 2^64: two sparse files can be longer than that.
+                let bytes = inode.size.wrapping_mul(change as u64);
+                totals.bytes = totals.bytes.wrapping_add(bytes);
                 &mut totals.files
             }
             FileType::Directory => &mut totals.directories,
             _ => &mut totals.others,
         };
         *kind = kind.wrapping_add_signed(change);
+    }
+}
+
+/// How far a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SnapshotState {
+    /// Rows are being copied; removed when the volume is opened again.
+    Making = 0,
+    Whole = 1,
+    /// Rows are being removed.
+    Removing = 2,
+    /// Rows come from a stream; waits for the rest of it.
+    Receiving = 3,
+}
+
+/// A row of `Meta` that describes a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRow {
+    pub state: SnapshotState,
+    pub created: Stamp,
+    /// Drawn when it was made.
+    pub id: [u8; 16],
+    pub totals: Totals,
+    pub name: String,
+    /// How far a stream has been received: table and key of its last row.
+    pub received: Option<(u8, Vec<u8>)>,
+}
+
+pub fn snapshot_key(space: u32) -> Vec<u8> {
+    [SNAPSHOT, &space.to_be_bytes()].concat()
+}
+
+/// The inverse of [`snapshot_key`].
+pub fn parse_snapshot_key(key: &[u8]) -> Result<u32> {
+    match key.strip_prefix(SNAPSHOT).map(<[u8; 4]>::try_from) {
+        Some(Ok(space)) => Ok(u32::from_be_bytes(space)),
+        _ => Err(Error::Corrupt("the key of a snapshot is malformed".into())),
+    }
+}
+
+/// The row of [`ROLL_BACK`]: the space that the volume shall equal.
+pub fn roll_back_row(space: u32) -> Vec<u8> {
+    [&[VERSION][..], &space.to_be_bytes()].concat()
+}
+
+/// The inverse of [`roll_back_row`].
+pub fn parse_roll_back(row: &[u8]) -> Result<u32> {
+    let mut row = Fields::new("a roll back", row)?;
+    row.u32()
+}
+
+impl SnapshotRow {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut row = vec![VERSION, self.state as u8];
+        row.extend_from_slice(&self.created.seconds.to_be_bytes());
+        row.extend_from_slice(&self.created.nanoseconds.to_be_bytes());
+        row.extend_from_slice(&self.id);
+        let Totals {
+            files,
+            directories,
+            others,
+            bytes,
+        } = self.totals;
+        for word in [files, directories, others, bytes] {
+            row.extend_from_slice(&word.to_be_bytes());
+        }
+        // Checked where it was given: 200 bytes at most.
+        row.push(self.name.len() as u8);
+        row.extend_from_slice(self.name.as_bytes());
+        if let Some((table, key)) = &self.received {
+            row.push(*table);
+            row.extend_from_slice(key);
+        }
+        row
+    }
+
+    pub fn decode(row: &[u8]) -> Result<Self> {
+        let mut row = Fields::new("a snapshot", row)?;
+        let state = match row.u8()? {
+            0 => SnapshotState::Making,
+            1 => SnapshotState::Whole,
+            2 => SnapshotState::Removing,
+            3 => SnapshotState::Receiving,
+            _ => return Err(row.damaged()),
+        };
+        let (created, id) = (row.stamp()?, row.take()?);
+        let totals = Totals {
+            files: row.u64()?,
+            directories: row.u64()?,
+            others: row.u64()?,
+            bytes: row.u64()?,
+        };
+        let len = usize::from(row.u8()?);
+        let (name, rest) = row
+            .rest
+            .split_at_checked(len)
+            .ok_or_else(|| row.damaged())?;
+        let name = String::from_utf8(name.to_vec()).map_err(|_| row.damaged())?;
+        let received = rest
+            .split_first()
+            .map(|(table, key)| (*table, key.to_vec()));
+        Ok(Self {
+            state,
+            created,
+            id,
+            totals,
+            name,
+            received,
+        })
     }
 }
 
@@ -320,15 +495,20 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Checks and takes the version.
     fn new(what: &'static str, rest: &'a [u8]) -> Result<Self> {
+        Self::versioned(what, rest, VERSION).map(|(row, _)| row)
+    }
+
+    /// The same where versions up to `known` are, and which one it is.
+    fn versioned(what: &'static str, rest: &'a [u8], known: u8) -> Result<(Self, u8)> {
         let mut row = Self { what, rest };
         match row.u8()? {
-            VERSION => Ok(row),
-            found if found > VERSION => Err(Error::NewerFormat {
+            0 => Err(row.damaged()),
+            found if found <= known => Ok((row, found)),
+            found => Err(Error::NewerFormat {
                 what: what.into(),
                 found: found.into(),
-                known: VERSION.into(),
+                known: known.into(),
             }),
-            _ => Err(row.damaged()),
         }
     }
 
@@ -399,6 +579,7 @@ mod tests {
             nlink: 3,
             rdev: 4,
             flags: InodeFlags::NOATIME,
+            policy: None,
             xattrs: 5,
             size: 2,
             chunks: 6,
@@ -414,6 +595,14 @@ mod tests {
             09fffffffffffffff60000000b000000000000000c0000000d000000000000000e3b9ac9ff6162";
         assert_eq!(hex(&inode.encode()), golden);
         assert_eq!(Inode::decode(&inode.encode()).unwrap(), inode);
+
+        let wishing = Inode {
+            policy: Some(Policy::Zstd),
+            ..inode.clone()
+        };
+        let golden = golden.replacen("0400000080", "0404000080", 1);
+        assert_eq!(hex(&wishing.encode()), golden);
+        assert_eq!(Inode::decode(&wishing.encode()).unwrap(), wishing);
 
         let cookie = first_cookie(b"name");
         let key = dirent_key(5, cookie, b"name");
@@ -432,11 +621,63 @@ mod tests {
                 others: 4,
                 bytes: 5,
             },
+            next_space: 0,
         };
         let golden = "01\
             00000000000000010000000000000002000000000000000300000000000000040000000000000005";
         assert_eq!(hex(&counters.encode()), golden);
         assert_eq!(Counters::decode(&counters.encode()).unwrap(), counters);
+    }
+
+    /// The rows of volumes with snapshots, as they must be read for ever.
+    #[test]
+    fn rows_of_snapshots() {
+        let totals = Totals {
+            files: 2,
+            directories: 3,
+            others: 4,
+            bytes: 5,
+        };
+        let counters = Counters {
+            next_ino: 1,
+            totals,
+            next_space: 6,
+        };
+        let golden = "02\
+            00000000000000010000000000000002000000000000000300000000000000040000000000000005\
+            00000006";
+        assert_eq!(hex(&counters.encode()), golden);
+        assert_eq!(Counters::decode(&counters.encode()).unwrap(), counters);
+        let mut row = SnapshotRow {
+            state: SnapshotState::Whole,
+            created: stamp(8, 9),
+            id: [7; 16],
+            totals,
+            name: "day".into(),
+            received: None,
+        };
+        let golden = "0101000000000000000800000009\
+            07070707070707070707070707070707\
+            0000000000000002000000000000000300000000000000040000000000000005\
+            03646179";
+        assert_eq!(hex(&row.encode()), golden);
+        assert_eq!(SnapshotRow::decode(&row.encode()).unwrap(), row);
+        row.received = Some((3, vec![0xab, 0xcd]));
+        row.state = SnapshotState::Receiving;
+        assert_eq!(
+            hex(&row.encode()),
+            golden.replacen("0101", "0103", 1) + "03abcd"
+        );
+        assert_eq!(SnapshotRow::decode(&row.encode()).unwrap(), row);
+        assert!(SnapshotRow::decode(&row.encode()[..50]).is_err());
+        assert_eq!(hex(&snapshot_key(1)), "762e736e617073686f742e00000001");
+        assert_eq!(parse_snapshot_key(&snapshot_key(77)).unwrap(), 77);
+        assert_eq!(hex(&roll_back_row(5)), "0100000005");
+        assert_eq!(parse_roll_back(&roll_back_row(5)).unwrap(), 5);
+        // Entries of a snapshot lead into its space.
+        let key = dirent_key(base_of(2) + 5, 200, b"x");
+        let entry = Dirent::decode(&key, &dirent_row(6, FileType::Fifo)).unwrap();
+        assert_eq!(entry.ino, base_of(2) + 6);
     }
 
     #[test]
@@ -446,11 +687,12 @@ mod tests {
         for len in 0..row.len() {
             assert!(matches!(Inode::decode(&row[..len]), Err(Error::Corrupt(_))));
         }
-        let newer = [&[2], &row[1..]].concat();
+        let newer = [&[3], &row[1..]].concat();
         assert!(matches!(
             Inode::decode(&newer),
-            Err(Error::NewerFormat { found: 2, .. })
+            Err(Error::NewerFormat { found: 3, .. })
         ));
+        assert!(Inode::decode(&[&[0], &row[1..]].concat()).is_err());
         let unknown_type = [&[1, 3], &row[2..]].concat();
         assert!(Inode::decode(&unknown_type).is_err());
         let target_of_a_file = [&row[..], b"x"].concat();
@@ -460,6 +702,30 @@ mod tests {
         assert!(Dirent::decode(&key, &[1, 8, 0]).is_err());
         assert!(Counters::decode(&[1; 40]).is_err());
         assert!(Counters::decode(&[1; 42]).is_err());
+    }
+
+    /// Version 2, as it must be read for ever.
+    #[test]
+    fn long_files_have_rows_that_older_programs_refuse() {
+        let mut inode = Inode::new(FileType::Regular, 0o644, 1, 2, stamp(3, 4));
+        inode.size = LONG;
+        assert_eq!(inode.encode()[0], 1);
+        inode.size = i64::MAX as u64;
+        let golden = "020801a400000001000000020000000100000000000000000000000\
+            07fffffffffffffff00000000000000000000000000000000\
+            000000000000000300000004000000000000000300000004\
+            000000000000000300000004000000000000000300000004";
+        assert_eq!(hex(&inode.encode()), golden);
+        assert_eq!(Inode::decode(&inode.encode()).unwrap(), inode);
+        let mut counters = Counters {
+            next_ino: 9,
+            totals: Totals::default(),
+            next_space: 0,
+        };
+        for change in [1, 1, 1, -1, -1, -1] {
+            counters.count(&inode, change);
+        }
+        assert_eq!(counters.totals, Totals::default());
     }
 
     #[test]

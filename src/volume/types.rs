@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use crate::codec::Policy;
+
 /// Inode number of the root directory.
 pub const ROOT: u64 = 1;
 
@@ -109,6 +111,8 @@ pub struct Attr {
     pub crtime: SystemTime,
     /// See [`InodeFlags`].
     pub flags: InodeFlags,
+    /// How the chunks shall be coded; `None` where nobody has said.
+    pub policy: Option<Policy>,
 }
 
 /// Who makes an inode.
@@ -116,6 +120,23 @@ pub struct Attr {
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
+}
+
+/// The mode that is asked for of a new inode. A number alone is one to which
+/// the umask has been applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    /// Permission bits, and type bits where they count.
+    pub bits: u32,
+    /// Bits to take away, unless the directory has a default access control
+    /// list.
+    pub umask: u32,
+}
+
+impl From<u32> for Mode {
+    fn from(bits: u32) -> Self {
+        Self { bits, umask: 0 }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -92,13 +92,23 @@ impl Mount {
             .is_test(true)
             .try_init();
         let disk = (place == Place::Disk).then(|| tempfile::tempdir().unwrap());
+        Some(Self::fresh_at(disk, options))
+    }
+
+    /// A new volume in the directory `disk`, which may be a disk of its own.
+    pub fn fresh_on(disk: tempfile::TempDir, options: &str) -> Mount {
+        Self::fresh_at(Some(disk), options)
+    }
+
+    fn fresh_at(disk: Option<tempfile::TempDir>, options: &str) -> Mount {
         let store = Arc::new(match &disk {
             None => Tricky::new(None, Arc::new(MemoryStore::new(2048))),
             Some(dir) => Tricky::create(&dir.path().join("store")),
         });
+        let place = disk.as_ref().map_or(Place::Memory, |_| Place::Disk);
         format(&store, place);
         let dir = tempfile::tempdir().unwrap();
-        Some(Self::over(store, disk, dir, options))
+        Self::over(store, disk, dir, options)
     }
 
     /// Tries to mount a new volume on a directory of somebody else.
@@ -327,7 +337,7 @@ impl Tricky {
     }
 
     fn create(path: &Path) -> Self {
-        Self::on(StoreDir::create(path, &Properties::default()).unwrap())
+        Self::on(StoreDir::create(path, &Properties::for_disk(path)).unwrap())
     }
 
     fn open(path: &Path) -> Self {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{
     FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink,
 };
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::harness::{DEFAULT, Mount, THROUGH, have, run, text};
 use crate::sys;
@@ -263,33 +263,51 @@ fn two_processes_append_whole_lines() {
     });
 }
 
+/// Each file that is replaced loses its only name, while readers stand between
+/// finding the name and opening it: they get the old file or the new one.
 #[test]
 fn a_file_replaced_by_rename_is_always_there_and_whole() {
     both(|mount| {
-        let (target, fresh) = (mount.path("doc"), mount.path("doc.tmp"));
-        fs::write(&target, text(0, 20_000)).unwrap();
-        let over = AtomicBool::new(false);
+        let target = mount.path("doc");
+        // The number of the version, and that many bytes more.
+        let version = |n: u32| {
+            let mut bytes = n.to_le_bytes().to_vec();
+            bytes.resize(4 + n as usize % 5000, n as u8);
+            bytes
+        };
+        fs::write(&target, version(0)).unwrap();
+        let (over, seen) = (AtomicBool::new(false), AtomicU32::new(0));
         std::thread::scope(|threads| {
-            for _ in 0..2 {
+            for _ in 0..3 {
                 threads.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
-                        let seen = match fs::read(&target) {
-                            // Replaced twice between the look at the name and
-                            // the open: docs/mounting.md tells of it.
-                            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
-                            seen => seen.unwrap(),
-                        };
-                        let whole = (0..200).any(|n| seen == text(n, 20_000));
-                        assert!(whole, "{} bytes of a file half written", seen.len());
+                        let read = fs::read(&target).unwrap();
+                        let n = u32::from_le_bytes(*read.first_chunk().unwrap());
+                        assert!(read == version(n), "half of version {n}");
+                        // 0 for a file that was replaced under the look at it.
+                        assert!(fs::metadata(&target).unwrap().nlink() <= 1);
+                        seen.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
-            for n in 0..200 {
-                fs::write(&fresh, text(n, 20_000)).unwrap();
-                fs::rename(&fresh, &target).unwrap();
-            }
+            let writers: Vec<_> = (0..2)
+                .map(|writer| {
+                    let (mount, target) = (&mount, &target);
+                    threads.spawn(move || {
+                        let fresh = mount.path(&format!("fresh {writer}"));
+                        for n in (writer..3000u32).step_by(2) {
+                            fs::write(&fresh, version(n)).unwrap();
+                            fs::rename(&fresh, target).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            let written: Vec<_> = writers.into_iter().map(|w| w.join()).collect();
             over.store(true, Ordering::Relaxed);
+            written.into_iter().for_each(|result| result.unwrap());
         });
+        assert!(seen.into_inner() > 0);
+        assert_eq!(fs::read_dir(mount.root()).unwrap().count(), 1);
     });
 }
 
@@ -374,6 +392,77 @@ fn attributes_are_kept() {
 }
 
 #[test]
+fn reading_touches_the_access_time_once_a_day_or_after_a_change() {
+    let Some(mount) = Mount::fresh(DEFAULT) else {
+        return;
+    };
+    let path = mount.path("a");
+    fs::write(&path, b"x").unwrap();
+    let now = std::time::SystemTime::now();
+    let set = |accessed, modified| {
+        let times = fs::FileTimes::new();
+        let times = times.set_accessed(accessed).set_modified(modified);
+        File::open(&path).unwrap().set_times(times).unwrap();
+    };
+    // The kernel keeps attributes for some seconds; looking at pages that it
+    // has does not ask us either.
+    let accessed_by_reading = |mount: &Mount| {
+        mount.forget();
+        fs::read(&path).unwrap();
+        mount.forget();
+        fs::metadata(&path).unwrap().accessed().unwrap()
+    };
+    let hours = |n: u64| now - std::time::Duration::from_secs(n * 3600);
+    // Setting times is a change, later than either.
+    set(hours(2), hours(3));
+    let touched = accessed_by_reading(&mount);
+    assert!(touched > hours(1), "{touched:?}");
+    assert_eq!(accessed_by_reading(&mount), touched);
+    let mount = mount.again("allow_other,strictatime");
+    let path = mount.path("a");
+    mount.forget();
+    fs::read(&path).unwrap();
+    mount.forget();
+    assert!(fs::metadata(&path).unwrap().accessed().unwrap() > touched);
+    mount.unmount();
+}
+
+#[test]
+fn files_may_be_as_long_as_offsets_go() {
+    both(|mount| {
+        let file = read_write(&mount.path("a"));
+        let end = i64::MAX as u64;
+        let places = [8 << 40, (1 << 53) - 3, 1 << 62, end - 6];
+        for at in places {
+            file.write_all_at(b"middle", at).unwrap();
+        }
+        assert_eq!(file.metadata().unwrap().len(), end);
+        file.sync_all().unwrap();
+        mount.forget();
+        for at in places {
+            let mut back = [1; 7];
+            file.read_exact_at(&mut back, at - 1).unwrap();
+            assert_eq!(&back, b"\0middle");
+        }
+        assert_eq!(
+            sys::seek(&file, 9 << 40, libc::SEEK_DATA).unwrap(),
+            (1 << 53) - 65536
+        );
+        assert!(file.metadata().unwrap().blocks() < 2048);
+        // The kernel's own answer where offset and length overflow.
+        assert_eq!(errno(file.write_all_at(b"x", end)), libc::EINVAL);
+        file.set_len((8 << 40) + 3).unwrap();
+        assert_eq!(sys::seek(&file, 0, libc::SEEK_END).unwrap(), (8 << 40) + 3);
+        file.set_len(end).unwrap();
+        let mut back = [1; 6];
+        file.read_exact_at(&mut back, 8 << 40).unwrap();
+        assert_eq!(&back, b"mid\0\0\0");
+        drop(file);
+        fs::remove_file(mount.path("a")).unwrap();
+    });
+}
+
+#[test]
 fn a_write_by_another_user_drops_set_user_id() {
     both(|mount| {
         if !have("python3") {
@@ -409,6 +498,44 @@ fn a_write_by_another_user_drops_set_user_id() {
 }
 
 #[test]
+fn policies_are_inherited_and_have_two_faces() {
+    let Some(mount) = Mount::fresh(DEFAULT) else {
+        return;
+    };
+    const NAME: &str = "user.laconicfs.codec";
+    let (dir, path) = (mount.path("d"), mount.path("d/f"));
+    fs::create_dir(&dir).unwrap();
+    assert_eq!(errno(sys::xattr(&dir, NAME).map(drop)), libc::ENODATA);
+    for wrong in [&b"lz4"[..], b"", b"zstd\n"] {
+        assert_eq!(errno(sys::set_xattr(&dir, NAME, wrong, 0)), libc::EINVAL);
+    }
+    sys::set_xattr(&dir, NAME, b"zstd", 0).unwrap();
+    fs::write(&path, b"x").unwrap();
+    assert_eq!(sys::xattr(&path, NAME).unwrap(), b"zstd");
+    assert_eq!(sys::list_xattrs(&path).unwrap(), [NAME]);
+    // `chattr -c`, `+c`, `+m`, `-m`.
+    let file = File::open(&path).unwrap();
+    let flags = || sys::flags(&file).unwrap();
+    let says = |expected: Option<&[u8]>| match sys::xattr(&path, NAME) {
+        Ok(value) => assert_eq!(Some(value.as_slice()), expected),
+        Err(error) => assert_eq!(
+            (error.raw_os_error(), expected),
+            (Some(libc::ENODATA), None)
+        ),
+    };
+    sys::set_flags(&file, flags() & !0x4).unwrap();
+    assert_eq!(flags(), 0x400);
+    says(Some(b"none"));
+    sys::set_flags(&file, flags() | 0x4).unwrap();
+    says(Some(b"auto"));
+    sys::set_flags(&file, flags() | 0x400).unwrap();
+    says(Some(b"none"));
+    sys::set_flags(&file, flags() & !0x400).unwrap();
+    says(None);
+    assert_eq!(flags(), 0x4);
+}
+
+#[test]
 fn extended_attributes_and_flags() {
     let Some(mount) = Mount::fresh(DEFAULT) else {
         return;
@@ -418,29 +545,32 @@ fn extended_attributes_and_flags() {
     sys::set_xattr(&path, "user.one", b"1", 0).unwrap();
     sys::set_xattr(&path, "trusted.two", &text(1, 60_000), 0).unwrap();
     sys::set_xattr(&path, "user.empty", b"", 0).unwrap();
+    sys::set_xattr(&path, "security.three", b"3", 0).unwrap();
     let create = sys::set_xattr(&path, "user.one", b"2", libc::XATTR_CREATE);
     assert_eq!(errno(create), libc::EEXIST);
     let replace = sys::set_xattr(&path, "user.three", b"2", libc::XATTR_REPLACE);
     assert_eq!(errno(replace), libc::ENODATA);
     assert_eq!(sys::xattr(&path, "user.one").unwrap(), b"1");
     let names: BTreeSet<_> = sys::list_xattrs(&path).unwrap().into_iter().collect();
-    let expected = ["user.one", "trusted.two", "user.empty"];
+    let expected = ["user.one", "trusted.two", "user.empty", "security.three"];
     assert_eq!(names, expected.map(String::from).into());
     sys::remove_xattr(&path, "user.one").unwrap();
     let gone = sys::xattr(&path, "user.one").map(drop);
     assert_eq!(errno(gone), libc::ENODATA);
-    let acl = sys::set_xattr(&path, "system.posix_acl_access", b"\x02\0\0\0", 0);
-    assert_eq!(errno(acl), libc::EOPNOTSUPP);
+    let other = sys::set_xattr(&path, "system.other", b"1", 0);
+    assert_eq!(errno(other), libc::EOPNOTSUPP);
 
+    // What will be coded small shows `c`.
+    const COMPRESSED: u32 = 0x4;
     const IMMUTABLE: u32 = 0x10;
     let file = File::open(&path).unwrap();
-    assert_eq!(sys::flags(&file).unwrap(), 0);
-    sys::set_flags(&file, IMMUTABLE).unwrap();
-    assert_eq!(sys::flags(&file).unwrap(), IMMUTABLE);
+    assert_eq!(sys::flags(&file).unwrap(), COMPRESSED);
+    sys::set_flags(&file, COMPRESSED | IMMUTABLE).unwrap();
+    assert_eq!(sys::flags(&file).unwrap(), COMPRESSED | IMMUTABLE);
     assert_eq!(errno(fs::remove_file(&path)), libc::EPERM);
     assert_eq!(errno(fs::write(&path, b"y")), libc::EPERM);
-    // A flag that means nothing here (FS_COMPR_FL) is refused, not forgotten.
-    assert_eq!(errno(sys::set_flags(&file, 0x4)), libc::EOPNOTSUPP);
+    // A flag that means nothing here (FS_SYNC_FL) is refused, not forgotten.
+    assert_eq!(errno(sys::set_flags(&file, 0x8)), libc::EOPNOTSUPP);
     let log = mount.path("log");
     fs::write(&log, b"one\n").unwrap();
     sys::set_flags(&File::open(&log).unwrap(), 0x20).unwrap();

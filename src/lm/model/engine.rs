@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::file::{Gains, Model, TURN, Weights};
 use crate::error::{Error, Result};
 use crate::kernel::{
-    self, Aligned, Arithmetic, Attention, GateScales, HeadScales, INPUTS, LOG2_E, Norm, Scale,
-    Window,
+    self, Aligned, Arithmetic, Attention, BLOCK, Distribution, GateScales, HeadScales, INPUTS,
+    LOG2_E, Norm, Scale, Window,
 };
 
 /// Rows (steps times lanes) that go through a layer at once.
@@ -20,7 +20,7 @@ const HEAD_ROWS: usize = 32;
 /// The most bytes of keys and values of a state.
 const MAX_CACHE: usize = 4 << 30;
 /// The most lanes of a state.
-pub const MAX_LANES: usize = ROWS;
+pub const MAX_LANES: usize = 64;
 
 /// The state of a number of lanes: their KV caches and scratch space.
 pub struct State {
@@ -62,7 +62,7 @@ struct Buffers {
     /// Cosines and sines of the positions of a block.
     cos: Vec<i16>,
     sin: Vec<i16>,
-    cdf: Vec<u32>,
+    blocks: Vec<u32>,
 }
 
 impl State {
@@ -81,9 +81,8 @@ impl State {
             return Err(Error::Invalid("a state has 1 to 64 lanes"));
         }
         let s = model.shape();
-        // below 2^43 by the limits of a shape
         let slots = s.layers * lanes * s.kv_heads * room(s.window);
-        let bytes = 2 * slots * s.head_dim;
+        let bytes = lanes * State::lane_bytes(&model);
         if bytes > MAX_CACHE {
             return Err(Error::Model(format!(
                 "the keys and values of {lanes} lanes of this model would take {} MiB of memory, more than {} MiB; use fewer lanes or import it with a shorter window",
@@ -107,7 +106,7 @@ impl State {
             attended: Aligned::new(s.queries()),
             cos: vec![0; ROWS * s.head_dim / 2],
             sin: vec![0; ROWS * s.head_dim / 2],
-            cdf: vec![0; s.vocab + 1],
+            blocks: vec![0; s.vocab.div_ceil(BLOCK)],
         };
         Ok(State {
             lanes,
@@ -125,6 +124,13 @@ impl State {
             weights,
             kernel,
         })
+    }
+
+    /// Bytes of the keys and values of one lane.
+    pub fn lane_bytes(model: &Model) -> usize {
+        let s = model.shape();
+        // below 2^46 by the limits of a shape
+        2 * s.layers * s.kv_heads * room(s.window) * s.head_dim
     }
 
     /// Forgets everything: the next call begins new lanes.
@@ -147,20 +153,35 @@ impl State {
         self.kernel.name()
     }
 
-    /// Takes `steps` steps of the first `lanes` lanes. `tokens` holds the codes
-    /// that went before, step after step, `lanes` each; the first code of a
-    /// lane is that of byte 0. `sink(step, lane, cdf)` is called in the same
-    /// order with the distribution of the code that follows: `vocab + 1` sums
-    /// of counts, from 0 to 2^28, each larger than the one before.
-    ///
-    /// Lanes that end do so from the last one backwards: `lanes` never grows
-    /// until [`reset`](State::reset).
+    /// As [`predict`](State::predict), with the whole distributions: `vocab + 1`
+    /// sums of counts, from 0 to 2^28, each larger than the one before.
     pub fn forward(
         &mut self,
         lanes: usize,
         steps: usize,
         tokens: &[u32],
         sink: &mut dyn FnMut(usize, usize, &[u32]),
+    ) -> Result<()> {
+        let mut cdf = vec![0; self.model.shape().vocab + 1];
+        self.predict(lanes, steps, tokens, &mut |step, lane, distribution| {
+            distribution.write(&mut cdf);
+            sink(step, lane, &cdf);
+        })
+    }
+
+    /// Takes `steps` steps of the first `lanes` lanes. `tokens` holds the codes
+    /// that went before, step after step, `lanes` each; the first code of a
+    /// lane is that of byte 0. `sink(step, lane, distribution)` is called in the
+    /// same order with the distribution of the code that follows.
+    ///
+    /// Lanes that end do so from the last one backwards: `lanes` never grows
+    /// until [`reset`](State::reset).
+    pub fn predict(
+        &mut self,
+        lanes: usize,
+        steps: usize,
+        tokens: &[u32],
+        sink: &mut dyn FnMut(usize, usize, &Distribution),
     ) -> Result<()> {
         if lanes == 0 || lanes > self.active {
             return Err(Error::Invalid(
@@ -186,8 +207,8 @@ impl State {
             let mut first = 0;
             while first < tokens.len() {
                 let rows = HEAD_ROWS.min(tokens.len() - first);
-                self.head(first, rows, |row, cdf| {
-                    sink(block * at_once + row / lanes, row % lanes, cdf);
+                self.head(first, rows, |row, distribution| {
+                    sink(block * at_once + row / lanes, row % lanes, distribution);
                 });
                 first += rows;
             }
@@ -234,8 +255,10 @@ impl State {
         let mut query_scales = [Scale::ZERO; 256];
         let mut out_scales = [Scale::ZERO; 256];
         let mut quantised = [0i8; 256];
-        for row in 0..rows {
-            let (step, lane) = (row / lanes, row % lanes);
+        // Lane after lane, so that its keys and values are read from memory once.
+        let steps = rows / lanes;
+        for (lane, step) in (0..lanes).flat_map(|lane| (0..steps).map(move |step| (lane, step))) {
+            let row = step * lanes + lane;
             let position = self.position + step as u64;
             let slot = (position % slots as u64) as usize;
             let filled = (position + 1).min(slots as u64) as usize;
@@ -355,7 +378,7 @@ impl State {
     }
 
     /// The distributions of a few rows.
-    fn head(&mut self, first: usize, rows: usize, mut sink: impl FnMut(usize, &[u32])) {
+    fn head(&mut self, first: usize, rows: usize, mut sink: impl FnMut(usize, &Distribution)) {
         let s = self.model.shape();
         let (w, b) = (&self.weights.head, &mut self.buffers);
         normalise(
@@ -369,14 +392,14 @@ impl State {
         self.kernel.product(w, rows, &b.narrow, &mut b.logits);
         let unit = self.model.head_unit.times(LOG2_E);
         for row in 0..rows {
-            self.kernel.distribute(
+            let distribution = self.kernel.distribute(
                 &b.logits[row * w.stride_out()..][..s.vocab],
                 &self.model.head_scales,
                 unit.times(b.scales[row]),
                 &mut b.scratch[..s.vocab],
-                &mut b.cdf,
+                &mut b.blocks,
             );
-            sink(first + row, &b.cdf);
+            sink(first + row, &distribution);
         }
     }
 }

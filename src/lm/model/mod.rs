@@ -6,7 +6,7 @@ mod import;
 #[cfg(test)]
 mod tests;
 
-pub use engine::State;
+pub use engine::{MAX_LANES, State};
 pub use file::{Model, ModelInfo, Shape};
 pub use import::{ImportOptions, import, import_with};
 

@@ -6,17 +6,17 @@ use std::process::{Command, Stdio};
 
 use super::*;
 
-type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+pub(super) type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
 /// A play of commits, the same for the same seed.
-struct Play {
+pub(super) struct Play {
     dice: Dice,
-    rows: Rows,
-    number: u64,
+    pub rows: Rows,
+    pub number: u64,
 }
 
 impl Play {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self {
             dice: Dice(seed),
             rows: Rows::new(),
@@ -25,7 +25,7 @@ impl Play {
     }
 
     /// Brings the store to its next state, and `rows` with it.
-    fn step(&mut self, store: &dyn Store) -> crate::Result<()> {
+    pub fn step(&mut self, store: &dyn Store) -> crate::Result<()> {
         self.number += 1;
         let mut batch = Batch::default();
         for _ in 0..self.dice.roll(30) {
@@ -58,7 +58,7 @@ impl Play {
 
 /// Opens a copy of what a crash left. It must hold exactly `one_of` these
 /// states, every value readable, and take further commits.
-fn verify(path: &Path, one_of: &[&Rows]) {
+pub(super) fn verify(path: &Path, one_of: &[&Rows]) {
     let directory = StoreDir::open(path, Access::Write).unwrap();
     let store = directory.store();
     let found: Rows = rows(&*store)

@@ -171,7 +171,7 @@ fn readers_change_nothing() {
     store.commit(batch).unwrap();
     drop((store, directory));
     let contents = || {
-        let files = crate::store::database::files_below(&path).unwrap();
+        let files = crate::store::files::files_below(&path).unwrap();
         files
             .into_iter()
             .map(|file| (std::fs::read(&file).unwrap(), file))
@@ -206,7 +206,7 @@ fn a_newer_format_is_named() {
     let json = text.lines().next().unwrap();
     // As a later program may write it: other fields, its own hash.
     let newer = json
-        .replace("\"format\":1", "\"format\":7")
+        .replace("\"format\":2", "\"format\":7")
         .replace("\"created\"", "\"begun\"");
     let hash = blake3::hash(newer.as_bytes()).to_hex();
     std::fs::write(path.join("superblock"), format!("{newer}\n{hash}\n")).unwrap();
@@ -215,7 +215,7 @@ fn a_newer_format_is_named() {
         found,
         Error::NewerFormat {
             found: 7,
-            known: 1,
+            known: 2,
             ..
         }
     );
@@ -284,7 +284,7 @@ fn a_store_on_read_only_files_can_be_read() {
     directory.store().commit(batch).unwrap();
     drop(directory);
     let path = home.path().join("store");
-    for file in crate::store::database::files_below(&path).unwrap() {
+    for file in crate::store::files::files_below(&path).unwrap() {
         std::fs::set_permissions(file, PermissionsExt::from_mode(0o444)).unwrap();
     }
     // Never written, as on media that came with the store.
@@ -310,8 +310,8 @@ fn a_fresh_database_takes_what_is_expected() {
         let (bytes, count) = store.database().logical_size().unwrap();
         let copy = home.path().join("copy");
         store.database().copy_to(&copy, (b"\xffx", b"")).unwrap();
-        let found = crate::store::sled::blocks_below(&copy).unwrap();
-        let expected = crate::store::sled::fresh_size(bytes, count);
+        let found = crate::store::files::blocks_below(&copy).unwrap();
+        let expected = crate::store::refresh::fresh_size(bytes, count);
         eprintln!("{rows} rows of {len}: {bytes} bytes, {found} on disk, {expected} expected");
         assert!(found < 2 * expected && expected < 3 * found + (4 << 20));
     }

@@ -151,6 +151,10 @@ fn sled_may_run_out_of_space() {
         let path = disk.0.path().join(format!("store{round}"));
         let directory = StoreDir::create(&path, &properties()).unwrap();
         let store = directory.store();
+        let mut batch = Batch::default();
+        batch.put(Table::Inode, noise(0, 20), 0u64.to_be_bytes());
+        store.commit(batch).unwrap();
+        store.pair().journal.as_ref().unwrap().pretend_room();
         disk.fill();
         let put = |number: u64, count: u64| {
             store.database().pretend_room();
@@ -190,7 +194,8 @@ fn sled_may_run_out_of_space() {
         let rows = rows.unwrap();
         match again {
             Ok(()) => assert!(rows.len() >= 10),
-            Err(_) => assert_eq!(whole(&rows), reached),
+            // What was refused may be there, as it was in the journal.
+            Err(_) => assert!(whole(&rows) >= reached),
         }
         drop(directory);
         std::fs::remove_dir_all(&path).unwrap();

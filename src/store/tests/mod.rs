@@ -5,7 +5,9 @@ mod crash;
 mod damage;
 mod directory;
 mod disk_full;
+mod faults;
 mod golden;
+mod journal;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -13,6 +13,14 @@ fn write(tier: &Tier, ino: u64, at: u64, data: &[u8]) -> Result<i64> {
     tier.run(|op| op.write(ino, at, data))
 }
 
+/// A drain that works whenever chunks have been quiet for so long.
+fn after(quiet: Duration) -> Rules {
+    Rules {
+        quiet,
+        ..Rules::default()
+    }
+}
+
 fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !true_now() {
@@ -175,7 +183,7 @@ fn readers_see_the_same_bytes_during_a_drain() {
         Options {
             // Nothing is served from the cache.
             cache_bytes: 0,
-            quiet: Duration::ZERO,
+            rules: after(Duration::ZERO),
             drain_threads: 2,
             ..options()
         },
@@ -220,13 +228,76 @@ fn readers_see_the_same_bytes_during_a_drain() {
 }
 
 #[test]
+fn a_drain_rests_when_told_and_says_why() {
+    let store = memory();
+    let options = Options {
+        rules: after(Duration::ZERO),
+        drain_threads: 1,
+        ..options()
+    };
+    let tier = Tier::open(store, Arc::default(), options).unwrap();
+    let rest = || tier.drain_state().rest;
+    tier.pause_drain(true);
+    write(&tier, 1, 0, &text(1, 20 * CHUNK)).unwrap();
+    tier.sync().unwrap();
+    wait_until("it rests", || rest() == Some(Rest::Paused));
+    assert_eq!(tier.drain_state().chunks, 0);
+    // On demand it works all the same.
+    tier.drain(&mut |_| true).unwrap();
+    let state = tier.drain_state();
+    assert_eq!((state.chunks, state.plain), (20, 20 * CHUNK as u64));
+    assert!(state.paused && state.rate.is_some() && state.worked > Duration::ZERO);
+    write(&tier, 2, 0, &text(2, 5 * CHUNK)).unwrap();
+    tier.sync().unwrap();
+    wait_until("it rests again", || rest() == Some(Rest::Paused));
+    assert_eq!(tier.stats().unwrap().queue, 5);
+    tier.pause_drain(false);
+    wait_until("it goes on", || tier.stats().unwrap().queue == 0);
+    wait_until("it is done", || rest() == Some(Rest::Idle));
+    assert_eq!(tier.drain_state().chunks, 25);
+}
+
+#[test]
+fn a_drain_keeps_to_its_hours() {
+    let store = memory();
+    let now = jiff::ZonedDateTime::now();
+    let text_of = |hours: i64| {
+        let time = now.datetime() + jiff::SignedDuration::from_hours(hours);
+        format!("{:02}:{:02}", time.hour(), time.minute())
+    };
+    // From four hours on for four hours: not now.
+    let hours = format!("{}-{}", text_of(4), text_of(8));
+    let options = Options {
+        rules: Rules {
+            hours: hours.parse().unwrap(),
+            ..after(Duration::ZERO)
+        },
+        drain_threads: 1,
+        ..options()
+    };
+    let tier = Tier::open(store, Arc::default(), options).unwrap();
+    write(&tier, 1, 0, &text(1, 3 * CHUNK)).unwrap();
+    tier.sync().unwrap();
+    let until = text_of(4);
+    wait_until("it rests", || {
+        tier.drain_state().rest
+            == Some(Rest::Hours {
+                until: until.clone(),
+            })
+    });
+    assert_eq!(tier.stats().unwrap().queue, 3);
+    tier.drain(&mut |_| true).unwrap();
+    assert_eq!(tier.stats().unwrap().queue, 0);
+}
+
+#[test]
 fn quiet_chunks_become_cold_by_themselves() {
     let store = memory();
     let tier = Tier::open(
         store.clone(),
         Arc::default(),
         Options {
-            quiet: Duration::from_millis(100),
+            rules: after(Duration::from_millis(100)),
             drain_threads: 1,
             ..options()
         },

@@ -24,9 +24,13 @@ pub(crate) fn options() -> Options {
         cache_bytes: 64 << 10,
         dirty_bytes: 1 << 20,
         commit_every: Duration::from_millis(5),
-        quiet: Duration::from_secs(3600),
+        rules: Rules {
+            quiet: Duration::from_secs(3600),
+            ..Rules::default()
+        },
         drain_threads: 0,
         decode_threads: 2,
+        decoders: 2,
         read_only: false,
     }
 }

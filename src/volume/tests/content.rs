@@ -39,7 +39,7 @@ fn files_may_be_enormous_and_sparse() {
     let f = Fixture::new();
     let v = &f.volume;
     let a = f.file("a");
-    let max = ((CHUNK as u64) << 37) - 1;
+    let max = i64::MAX as u64;
     let none = WriteFlags::empty();
     f.write(a, max - 4, b"last");
     assert_eq!(v.attr(a).unwrap().size, max);
@@ -58,7 +58,46 @@ fn files_may_be_enormous_and_sparse() {
         v.seek(a, 0, Seek::Data).unwrap(),
         max / CHUNK as u64 * CHUNK as u64
     );
+    // What lies on both sides of where the chunk map's short keys end, and far
+    // out, survives the store and is found, counted, cut and freed.
+    let edge = ((u64::from(u32::MAX) + 1) * 32) * CHUNK as u64;
+    for at in [8 << 40, edge - 5, edge + 5 * CHUNK as u64, 1 << 62] {
+        f.write(a, at, b"middle");
+    }
+    v.sync().unwrap();
+    assert_clean(v);
+    let mut data = Vec::new();
+    let mut at = 0;
+    while let Ok(found) = v.seek(a, at, Seek::Data) {
+        data.push(found);
+        at = v.seek(a, found, Seek::Hole).unwrap();
+    }
+    let chunk = |at: u64| at / CHUNK as u64 * CHUNK as u64;
+    let places = [8 << 40, edge - 5, edge + 5 * CHUNK as u64, 1 << 62, max - 4];
+    assert_eq!(data, places.map(chunk));
+    for at in [8 << 40, edge - 5, edge + 5 * CHUNK as u64, 1 << 62] {
+        assert_eq!(v.read_file(a, at - 1, 8).unwrap(), b"\0middle\0");
+    }
+    assert_eq!(v.tier().footprint(a).unwrap().chunks, 6);
+    let punched = v.allocate(a, edge - 5, 1 << 61, PUNCH, false);
+    punched.unwrap();
+    assert_eq!(v.seek(a, edge, Seek::Data).unwrap(), 1 << 62);
+    assert_eq!(v.copy_range(a, 1 << 62, a, 9 << 40, 6, false).unwrap(), 6);
+    assert_eq!(v.read_file(a, 9 << 40, 6).unwrap(), b"middle");
+    let set = SetAttr {
+        size: Some((1 << 62) + 3),
+        ..SetAttr::default()
+    };
+    v.set_attr(a, &set).unwrap();
+    assert_eq!(v.read_file(a, 1 << 62, 6).unwrap(), b"mid");
+    let other = f.file("b");
+    f.write(other, 1 << 62, b"x");
+    f.write(other, max - 1, b"x");
+    assert_clean(v);
+    v.unlink(ROOT, b"b").unwrap();
     v.unlink(ROOT, b"a").unwrap();
+    v.sync().unwrap();
+    assert_eq!(f.rows(Table::Cmap), 0);
 }
 
 #[test]

@@ -66,6 +66,47 @@ fn readers_are_not_disturbed_by_changes() {
 }
 
 /// Names with equal hashes, simulated: what differs is only the key.
+/// Enough entries for any plan that does not scale to show; a million where
+/// `LACONICFS_ENTRIES` says so. A reader goes through them in odd pages while
+/// every other entry vanishes and as many appear.
+#[test]
+fn enormous_directories_are_read_while_they_change() {
+    let count: u64 = std::env::var("LACONICFS_ENTRIES").map_or(30_000, |n| n.parse().unwrap());
+    let f = Fixture::new();
+    let v = &f.volume;
+    let d = f.dir(ROOT, "d");
+    let name = |n: u64| format!("entry number {n}").into_bytes();
+    for n in 0..count {
+        v.symlink(d, &name(n), b"x", ME).unwrap();
+    }
+    v.sync().unwrap();
+    assert_eq!(v.attr(d).unwrap().size, count);
+    let mut seen = BTreeMap::<Vec<u8>, u32>::new();
+    let (mut cookie, mut gone) = (0, 0);
+    loop {
+        let page = v.read_dir(d, cookie, 997).unwrap();
+        let Some(last) = page.last() else { break };
+        assert!(page.is_sorted_by_key(|entry| entry.cookie) && page[0].cookie > cookie);
+        cookie = last.cookie;
+        for entry in page {
+            *seen.entry(entry.name).or_default() += 1;
+        }
+        for _ in 0..997 {
+            if gone < count {
+                v.unlink(d, &name(gone)).unwrap();
+                v.symlink(d, format!("new {gone}").as_bytes(), b"x", ME)
+                    .unwrap();
+                gone += 2;
+            }
+        }
+    }
+    // What stayed was seen, and nothing was seen twice.
+    assert!((1..count).step_by(2).all(|n| seen.contains_key(&name(n))));
+    assert!(seen.values().all(|times| *times == 1));
+    assert_eq!(v.lookup(d, &name(1)).unwrap().file_type, FileType::Symlink);
+    assert_eq!(v.attr(d).unwrap().size, count);
+}
+
 #[test]
 fn names_with_one_hash_keep_apart() {
     let f = Fixture::new();

@@ -189,3 +189,103 @@ fn threads_do_not_confuse_each_other() {
     let totals = f.volume.totals().unwrap();
     assert_eq!(tree.len() as u64, totals.files + totals.directories);
 }
+
+#[test]
+fn what_a_kernel_knows_outlives_its_names() {
+    let f = Fixture::new();
+    let v = f.volume.counting();
+    // What looks but is no kernel does not count.
+    let quiet = f.file("quiet");
+    f.volume.lookup(ROOT, b"quiet").unwrap();
+    f.volume.unlink(ROOT, b"quiet").unwrap();
+    assert_err!(v.attr(quiet), Error::NotFound);
+
+    let a = v.make_node(ROOT, b"a", 0o644, 0, ME).unwrap().ino;
+    f.write(a, 0, &text(1, 3 * CHUNK));
+    assert_eq!(v.now().lookup(ROOT, b"a").unwrap().ino, a);
+    v.link(a, ROOT, b"b").unwrap();
+    assert_eq!(
+        v.create(ROOT, b"a", 0, OpenFlags::empty(), ME)
+            .unwrap()
+            .0
+            .ino,
+        a
+    );
+    v.release(a);
+    let listed = v.read_dir_plus(ROOT, 0, 100).unwrap();
+    assert_eq!(listed.len(), 4);
+    v.unlink(ROOT, b"a").unwrap();
+    v.unlink(ROOT, b"b").unwrap();
+    // Six answers named it, two of them in the list.
+    v.forget(a, 5);
+    assert_eq!(v.attr(a).unwrap().nlink, 0);
+    assert_eq!(f.content(a), text(1, 3 * CHUNK));
+    v.open_file(a, OpenFlags::empty()).unwrap();
+    v.forget(a, 1);
+    assert_eq!(f.content(a), text(1, 3 * CHUNK));
+    assert_clean(&v);
+    v.release(a);
+    v.close().unwrap();
+    assert_err!(v.attr(a), Error::NotFound);
+    for table in [Table::Orphan, Table::Cmap] {
+        assert_eq!(f.rows(table), 0);
+    }
+    // Nothing but the inodes that live is remembered.
+    assert_eq!(f.volume.core.held.lock().len(), 0);
+}
+
+#[test]
+fn an_unmounted_kernel_has_forgotten_everything() {
+    let f = Fixture::new();
+    let v = f.volume.counting();
+    let dir = v.make_dir(ROOT, b"d", 0o755, ME).unwrap().ino;
+    let link = v.symlink(dir, b"l", b"x", ME).unwrap().ino;
+    v.unlink(dir, b"l").unwrap();
+    v.remove_dir(ROOT, b"d").unwrap();
+    assert_eq!(v.attr(link).unwrap().nlink, 0);
+    // A directory that was removed reads as empty and takes no names.
+    assert!(v.read_dir(dir, 0, 9).unwrap().is_empty());
+    assert_err!(v.lookup(dir, b"l"), Error::NotFound);
+    assert_err!(v.make_dir(dir, b"e", 0o755, ME), Error::NotFound);
+    v.open_dir(dir).unwrap();
+    v.forget_all();
+    assert!(v.attr(dir).is_ok());
+    v.release(dir);
+    v.close().unwrap();
+    assert_eq!(f.rows(Table::Orphan), 0);
+    assert_eq!(f.rows(Table::Inode), 1);
+}
+
+/// One thread replaces a file, others look it up and open it: what was looked
+/// up can always be opened and read.
+#[test]
+fn nothing_comes_between_a_lookup_and_its_count() {
+    let f = Fixture::new();
+    let v = f.volume.counting();
+    v.forget(f.file("a"), 0);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                while !over.load(relaxed) {
+                    let ino = v.lookup(ROOT, b"a").unwrap().ino;
+                    v.open_file(ino, OpenFlags::empty()).unwrap();
+                    v.forget(ino, 1);
+                    v.read_file(ino, 0, 10).unwrap();
+                    v.release(ino);
+                }
+            });
+        }
+        for _ in 0..2000 {
+            let fresh = v.make_node(ROOT, b"b", 0o644, 0, ME).unwrap().ino;
+            let replace = v.rename(ROOT, b"b", ROOT, b"a", RenameFlags::empty());
+            v.forget(fresh, 1);
+            replace.unwrap();
+        }
+        over.store(true, relaxed);
+    });
+    v.close().unwrap();
+    assert_eq!(f.rows(Table::Inode), 2);
+    assert_eq!(f.rows(Table::Orphan), 0);
+}

@@ -4,9 +4,13 @@ mod attributes;
 mod check;
 mod content;
 mod directory;
+mod faults;
 mod handles;
 mod model;
 mod names;
+mod policy;
+mod repair;
+mod snapshots;
 mod xattr;
 
 use std::collections::BTreeMap;
@@ -128,8 +132,13 @@ type Tree = BTreeMap<Vec<u8>, Node>;
 
 /// Reads the whole volume through its methods.
 fn tree(volume: &Volume) -> Tree {
+    tree_below(volume, ROOT)
+}
+
+/// The same below any directory.
+fn tree_below(volume: &Volume, root: u64) -> Tree {
     let mut tree = Tree::new();
-    let mut dirs = vec![(ROOT, Vec::new())];
+    let mut dirs = vec![(root, Vec::new())];
     while let Some((dir, path)) = dirs.pop() {
         let attr = volume.attr(dir).unwrap();
         tree.insert(path.clone(), node(volume, &attr));
@@ -167,7 +176,8 @@ fn node(volume: &Volume, attr: &Attr) -> Node {
         .map(|name| (name.to_vec(), volume.xattr(ino, name).unwrap()))
         .collect();
     Node {
-        ino,
+        // The same in snapshots.
+        ino: ino % crate::tier::SPACE,
         file_type: attr.file_type,
         mode: attr.mode,
         nlink: attr.nlink,

@@ -1,10 +1,11 @@
-//! Random histories against a model of plain maps, and power cuts.
+//! Random histories against a model of plain maps, crashes and power cuts.
 
 use std::mem::discriminant;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::{Call, Fault, FaultyStore, MemoryStore};
 
 /// Names to choose from: ordinary, longest, not UTF-8.
 fn name(number: usize) -> Vec<u8> {
@@ -503,6 +504,74 @@ proptest! {
         let mut model = Model::new();
         for step in &steps {
             perform(&mut f, &mut model, step);
+        }
+        verify(&f, &model);
+        verify_totals(&mut f, &mut model);
+    }
+}
+
+impl Fixture {
+    /// Ends as a process that is killed does: of what the store is still asked
+    /// for, `skip` changes succeed, and of the next one the caller does not
+    /// hear whether it took effect.
+    fn crash(&mut self, faulty: &FaultyStore<MemoryStore>, skip: u64, after: bool) {
+        faulty.arm(Some(Fault {
+            call: None::<Call>,
+            skip,
+            after,
+            for_ever: true,
+            error: || Error::Other("the process was killed, says the test".into()),
+        }));
+        self.volume.close().unwrap();
+        // Fails unless nothing was to be written any more.
+        let _ = self.volume.tier().close();
+        faulty.arm(None);
+        self.volume = Volume::open(open_tier(&self.store), Options::default()).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// After every crash the volume is as it was after some operation, not
+    /// earlier than the last one synced, and life goes on from there.
+    #[test]
+    fn a_volume_equals_a_model_across_crashes(
+        steps in prop::collection::vec(
+            prop_oneof![
+                9 => step().prop_map(Ok),
+                1 => (0..5u64, any::<bool>()).prop_map(Err),
+            ],
+            1..70,
+        ),
+    ) {
+        let faulty = Arc::new(FaultyStore::new(MemoryStore::new(16)));
+        let mut f = Fixture::on(faulty.clone());
+        let mut model = Model::new();
+        // States that a crash may lead to, the latest last.
+        let mut possible = vec![model.clone()];
+        for step in &steps {
+            match step {
+                Ok(step) => {
+                    perform(&mut f, &mut model, step);
+                    if matches!(step, Step::Sync | Step::Drain | Step::Reopen) {
+                        possible.clear();
+                    }
+                }
+                Err((skip, after)) => {
+                    f.crash(&faulty, *skip, *after);
+                    let found = tree(&f.volume);
+                    let state = possible.iter().rposition(|state| state.tree() == found);
+                    let Some(state) = state else {
+                        panic!("{found:#?} was never there since the last sync");
+                    };
+                    model = possible.swap_remove(state);
+                    model.open.clear();
+                    model.collect();
+                    possible.clear();
+                }
+            }
+            possible.push(model.clone());
         }
         verify(&f, &model);
         verify_totals(&mut f, &mut model);

@@ -252,3 +252,34 @@ fn a_full_disk_takes_no_names_but_gives_them_back() {
     v.sync().unwrap();
     v.make_dir(ROOT, b"d", 0o755, ME).unwrap();
 }
+
+#[test]
+fn an_inode_leads_back_to_a_path() {
+    let f = Fixture::new();
+    let v = &f.volume;
+    let (d, e) = (f.dir(ROOT, "d"), f.dir(ROOT, "e"));
+    let sub = f.dir(d, "sub");
+    // More entries than one look takes.
+    for n in 0..1500 {
+        v.symlink(d, format!("l{n}").as_bytes(), b"x", ME).unwrap();
+    }
+    let file = v.make_node(sub, b"\xff", 0o644, 0, ME).unwrap().ino;
+    let path = |ino| v.path(ino).unwrap();
+    assert_eq!(path(ROOT).unwrap(), b"/");
+    assert_eq!(path(sub).unwrap(), b"/d/sub");
+    for _ in 0..2 {
+        assert_eq!(path(file).unwrap(), b"/d/sub/\xff");
+    }
+    // What was found last is not believed when names have changed.
+    v.rename(sub, b"\xff", e, b"f", RenameFlags::empty())
+        .unwrap();
+    assert_eq!(path(file).unwrap(), b"/e/f");
+    v.rename(ROOT, b"e", sub, b"g", RenameFlags::empty())
+        .unwrap();
+    assert_eq!(path(file).unwrap(), b"/d/sub/g/f");
+    v.open_file(file, OpenFlags::empty()).unwrap();
+    v.unlink(e, b"f").unwrap();
+    assert_eq!(path(file), None);
+    v.release(file);
+    assert_eq!(path(99_999), None);
+}

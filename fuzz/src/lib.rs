@@ -1,0 +1,5 @@
+//! See [`targets`].
+
+mod targets;
+
+pub use targets::*;
