@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use laconicfs::lm::coder::{Decoder, Encoder};
-use laconicfs::lm::mixer::{Mixer, MixerStart, decode_mix, encode_mix, lane_lengths};
+use laconicfs::lm::mixer::{Head, Mixer, MixerStart, decode_mix, encode_mix};
 use laconicfs::lm::model::{Model, State, import};
 use laconicfs::lm::vocabulary::Vocabulary;
 
