@@ -26,7 +26,10 @@ pub use distribution::Distribution;
 pub use memory::Aligned;
 pub use number::{LOG2_E, Scale, inverse_square_root, square_root};
 pub use pack::{INPUTS, OUTPUTS, PACKINGS, Packed, Packing, Window, put_key, put_value};
-pub use steps::{BLOCK, GateScales, HeadScales, Norm, Spread, TOTAL, TOTAL_BITS, embed};
+pub use steps::{
+    BLOCK, GateScales, HeadScales, Norm, PlainHead, RESIDUAL_LIMIT, Spread, TOTAL, TOTAL_BITS,
+    embed,
+};
 pub use wide::{Job, Width, prefetch, wide};
 
 use crate::error::{Error, Result};
@@ -108,6 +111,7 @@ trait Dots {
     steps! {
         fn normalise(x: &[i32], norm: &Norm, scratch: &mut [i32], out: &mut [i8]) -> Scale;
         fn rotate(sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+        fn plain(sums: &[i32], s: &PlainHead, scratch: &mut [i32], out: &mut [i8]) -> Scale;
         fn value(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [i8]) -> Scale;
         fn join(heads: &[i32], scales: &[Scale], head_dim: usize, scratch: &mut [i32], out: &mut [i8]) -> Scale;
         fn accumulate(x: &mut [i32], sums: &[i32], channel: &[u16], cut: u32, row: Scale) -> ();
@@ -158,6 +162,7 @@ pub trait Arithmetic: Send + Sync {
     fn product(&self, w: &Packed, rows: usize, a: &[i8], out: &mut [i32]);
     fn normalise(&self, x: &[i32], norm: &Norm, scratch: &mut [i32], out: &mut [i8]) -> Scale;
     fn rotate(&self, sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8]) -> Scale;
+    fn plain(&self, sums: &[i32], s: &PlainHead, scratch: &mut [i32], out: &mut [i8]) -> Scale;
     fn value(
         &self,
         sums: &[i32],
@@ -316,6 +321,10 @@ macro_rules! arithmetic {
                 fn rotate(sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8]) -> Scale {
                     // SAFETY: as above
                     unsafe { <$dots as Dots>::rotate(sums, s, scratch, out) }
+                }
+                fn plain(sums: &[i32], s: &PlainHead, scratch: &mut [i32], out: &mut [i8]) -> Scale {
+                    // SAFETY: as above
+                    unsafe { <$dots as Dots>::plain(sums, s, scratch, out) }
                 }
                 fn value(sums: &[i32], channel: &[u16], row: Scale, scratch: &mut [i32], out: &mut [i8]) -> Scale {
                     // SAFETY: as above

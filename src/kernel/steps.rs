@@ -215,6 +215,63 @@ pub fn rotate(sums: &[i32], s: &HeadScales, scratch: &mut [i32], out: &mut [i8])
         .shifted(-14)
 }
 
+/// What turns the sums of a head without a norm into a row.
+pub struct PlainHead<'a> {
+    /// Scales of the channels.
+    pub channel: &'a [u16],
+    /// What a sum times a channel's scale of 1 stands for.
+    pub row: Scale,
+    /// What is added, and its unit.
+    pub bias: Option<(&'a [i16], Scale)>,
+    /// Cosines and sines of the position; none for values.
+    pub turn: Option<(&'a [i16], &'a [i16])>,
+}
+
+/// A head without a norm: scaled, biased, turned, quantised.
+#[inline(always)]
+pub fn plain(sums: &[i32], s: &PlainHead, scratch: &mut [i32], out: &mut [i8]) -> Scale {
+    let fit = Fit::new(peak(sums));
+    for ((t, &a), &c) in scratch.iter_mut().zip(sums).zip(s.channel) {
+        *t = fit.apply(a) * i32::from(c); // to 2^29
+    }
+    let mut scale = s.row.shifted(fit.shift);
+    if let Some((bias, unit)) = s.bias {
+        scale = add_bias(scratch, scale, bias, unit);
+    }
+    if let Some((cos, sin)) = s.turn {
+        let fit = Fit::new(peak(scratch));
+        let (low, high) = scratch.split_at_mut(sums.len() / 2);
+        let pairs = low.iter_mut().zip(high.iter_mut());
+        for ((low, high), (&c, &s)) in pairs.zip(cos.iter().zip(sin)) {
+            let (a, b) = (fit.apply(*low), fit.apply(*high)); // to 2^14
+            let (c, s) = (i32::from(c), i32::from(s)); // likewise
+            *low = a * c - b * s; // to 2^29
+            *high = b * c + a * s;
+        }
+        scale = scale.shifted(fit.shift - 14);
+    }
+    quantise(scratch, out).times(scale)
+}
+
+/// Adds `bias` (in units of `unit`) to values of at most 2^29 (in units of
+/// `scale`); returns the unit of the sums, which are at most 2^30: a power of 2
+/// in which neither summand passes 2^29.
+#[inline(always)]
+fn add_bias(v: &mut [i32], scale: Scale, bias: &[i16], unit: Scale) -> Scale {
+    let sizes = [(scale, 29), (unit, 15)];
+    let top = |(s, bits): (Scale, i32)| if s.m == 0 { i32::MIN } else { s.e + 31 + bits };
+    let grid = match sizes.into_iter().map(top).max() {
+        Some(top) if top != i32::MIN => top - 29,
+        _ => 0,
+    };
+    let shift = |s: Scale| (grid - s.e).clamp(1, 62) as u32;
+    let term = |v: i64, s: Scale| ((v * i64::from(s.m) + (1 << (shift(s) - 1))) >> shift(s)) as i32;
+    for (v, &b) in v.iter_mut().zip(bias) {
+        *v = term(i64::from(*v), scale) + term(i64::from(b), unit);
+    }
+    Scale::ONE.shifted(grid)
+}
+
 /// The sums of a value head times their channels' scales, quantised;
 /// `row` is the scale of a sum times a channel's scale.
 #[inline(always)]

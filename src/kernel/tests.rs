@@ -142,6 +142,13 @@ proptest! {
             take(s, &q);
             let s = k.value(&a, &c, row, &mut scratch, &mut q);
             take(s, &q);
+            for bias in [None, Some((&g[..], other))] {
+                for turn in [None, Some((cos, sin))] {
+                    let head = PlainHead { channel: &c, row, bias, turn };
+                    let s = k.plain(&a, &head, &mut scratch, &mut q);
+                    take(s, &q);
+                }
+            }
             let s = k.join(&a, &[row, other], len / 2, &mut scratch, &mut q);
             take(s, &q);
             let gates = GateScales {

@@ -1,6 +1,7 @@
 //! Bytes to tokens and back.
 //!
-//! The tokenizer is a byte-level BPE in the public `tokenizer.json` layout. It
+//! The tokenizer is a BPE in the public `tokenizer.json` layout, over the
+//! byte-level alphabet or with byte fallback. It
 //! only *proposes* how to cut a text: bytes come back through the table of this
 //! module, so that any byte string is representable and nothing is normalised.
 //!
@@ -40,7 +41,7 @@ pub struct Vocabulary {
 
 fn refuse(reason: impl std::fmt::Display) -> Error {
     Error::Model(format!(
-        "tokenizer.json: {reason}; a byte-complete byte-level BPE is wanted (as of GPT-2, Llama 3, Qwen, SmolLM)"
+        "tokenizer.json: {reason}; a byte-complete BPE is wanted, byte-level (as of GPT-2, Llama 3, Qwen, SmolLM) or with byte fallback (as of Llama 2, Mistral)"
     ))
 }
 
@@ -58,6 +59,37 @@ fn byte_alphabet() -> HashMap<char, u8> {
 /// Whether a field is absent, null, false or an empty string.
 fn unset(v: &Value) -> bool {
     v.is_null() || v.as_bool() == Some(false) || v.as_str() == Some("")
+}
+
+/// How a tokenizer spells bytes as characters.
+enum Spelling {
+    /// Each byte is a character of GPT-2's alphabet.
+    ByteLevel(HashMap<char, u8>),
+    /// Text as it is, a space as [`SPACE`], and `<0x00>` to `<0xFF>` for bytes
+    /// that no other token has: SentencePiece with byte fallback.
+    ByteFallback,
+}
+
+/// What stands for a space where spaces are part of words.
+const SPACE: char = '\u{2581}';
+
+impl Spelling {
+    /// The bytes of a token, if it is spelt so.
+    fn bytes(&self, token: &str) -> Option<Vec<u8>> {
+        match self {
+            Spelling::ByteLevel(alphabet) => {
+                token.chars().map(|c| alphabet.get(&c).copied()).collect()
+            }
+            Spelling::ByteFallback => {
+                let byte = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
+                let byte = byte.filter(|digits| digits.len() == 2);
+                match byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+                    Some(byte) => Some(vec![byte]),
+                    None => Some(token.replace(SPACE, " ").into_bytes()),
+                }
+            }
+        }
+    }
 }
 
 /// Checks a pre-tokenizer and switches off what would add a leading space.
@@ -85,9 +117,33 @@ fn check_pre_tokenizer(v: &mut Value) -> Result<bool> {
     }
 }
 
+/// The same of a tokenizer with byte fallback, where spaces are written by the
+/// normaliser or by the pre-tokenizer. Returns the normaliser to use.
+fn check_metaspace(pre_tokenizer: &mut Value) -> Result<Value> {
+    match pre_tokenizer["type"].as_str() {
+        None if pre_tokenizer.is_null() => Ok(serde_json::json!({
+            "type": "Replace", "pattern": { "String": " " }, "content": SPACE
+        })),
+        Some("Metaspace")
+            if pre_tokenizer["replacement"].as_str() == SPACE.to_string().as_str().into() =>
+        {
+            pre_tokenizer["prepend_scheme"] = "never".into();
+            if let Some(fields) = pre_tokenizer.as_object_mut() {
+                fields.remove("add_prefix_space"); // the older name of it
+            }
+            Ok(Value::Null)
+        }
+        other => Err(refuse(format!(
+            "the pre-tokenizer {:?} with byte fallback is not supported",
+            other.unwrap_or("(none)")
+        ))),
+    }
+}
+
 impl Vocabulary {
     /// Reads a `tokenizer.json`. Its normaliser, post-processor and added
-    /// tokens take no part: they would change or add bytes.
+    /// tokens take no part: they would change or add bytes. Of the normaliser
+    /// of a tokenizer with byte fallback, only the spelling of spaces stays.
     pub fn from_tokenizer_json(json: &[u8]) -> Result<Vocabulary> {
         let mut root: Value =
             serde_json::from_slice(json).map_err(|e| refuse(format!("not valid JSON ({e})")))?;
@@ -95,20 +151,21 @@ impl Vocabulary {
         if model["type"].as_str().is_some_and(|t| t != "BPE") || !model["merges"].is_array() {
             return Err(refuse(format!("the model is {}, not BPE", model["type"])));
         }
-        for field in [
-            "continuing_subword_prefix",
-            "end_of_word_suffix",
-            "byte_fallback",
-        ] {
+        for field in ["continuing_subword_prefix", "end_of_word_suffix"] {
             if !unset(&model[field]) {
                 return Err(refuse(format!("model.{field} is set to {}", model[field])));
             }
         }
-        if !check_pre_tokenizer(&mut root["pre_tokenizer"])? {
+        let (spelling, normalizer) = if !unset(&model["byte_fallback"]) {
+            let normalizer = check_metaspace(&mut root["pre_tokenizer"])?;
+            (Spelling::ByteFallback, normalizer)
+        } else if check_pre_tokenizer(&mut root["pre_tokenizer"])? {
+            (Spelling::ByteLevel(byte_alphabet()), Value::Null)
+        } else {
             return Err(refuse("there is no ByteLevel pre-tokenizer"));
-        }
+        };
 
-        let tokens = Self::token_bytes(&root)?;
+        let tokens = Self::token_bytes(&root, &spelling)?;
         let len = tokens.len();
         let mut id_of_code: Vec<u32> = (0..len as u32).collect();
         id_of_code.sort_by_key(|&id| &tokens[id as usize]); // stable: equal bytes in order of ids
@@ -128,15 +185,10 @@ impl Vocabulary {
             return Err(refuse(format!("no token stands for the byte {b:#04x}")));
         }
 
-        for field in [
-            "normalizer",
-            "post_processor",
-            "truncation",
-            "padding",
-            "decoder",
-        ] {
+        for field in ["post_processor", "truncation", "padding", "decoder"] {
             root[field] = Value::Null;
         }
+        root["normalizer"] = normalizer;
         root["added_tokens"] = Value::Array(Vec::new());
         root["model"]["dropout"] = Value::Null;
         root["model"]["unk_token"] = Value::Null;
@@ -152,10 +204,9 @@ impl Vocabulary {
         })
     }
 
-    /// The bytes of every token by id: those of the model through the
-    /// byte-level alphabet, added ones as they are written.
-    fn token_bytes(root: &Value) -> Result<Vec<Vec<u8>>> {
-        let alphabet = byte_alphabet();
+    /// The bytes of every token by id: those of the model as they are spelt,
+    /// added ones as they are written.
+    fn token_bytes(root: &Value, spelling: &Spelling) -> Result<Vec<Vec<u8>>> {
         let vocab = root["model"]["vocab"].as_object();
         let vocab = vocab.ok_or_else(|| refuse("model.vocab is missing"))?;
         let none = Vec::new();
@@ -176,8 +227,7 @@ impl Vocabulary {
             if specials.contains(&id) {
                 continue;
             }
-            let bytes: Option<Vec<u8>> = text.chars().map(|c| alphabet.get(&c).copied()).collect();
-            let bytes = bytes.ok_or_else(|| {
+            let bytes = spelling.bytes(text).ok_or_else(|| {
                 refuse(format!(
                     "the token {text:?} is not spelt in the byte-level alphabet"
                 ))
@@ -348,6 +398,73 @@ pub(crate) mod tests {
         serde_json::to_vec(&json).unwrap()
     }
 
+    /// A small BPE with byte fallback in the layout of SentencePiece; spaces are
+    /// written by the normaliser, or by a pre-tokenizer that cuts at them.
+    pub(crate) fn fallback_json(cuts: bool) -> Vec<u8> {
+        let merges = [
+            ("t", "h"),
+            ("th", "e"),
+            ("▁", "the"),
+            ("▁", "▁"),
+            ("o", "n"),
+            ("e", "d"),
+        ];
+        let mut vocab = serde_json::Map::new();
+        let mut add = |token: String| {
+            let id = vocab.len();
+            vocab.insert(token, Value::from(id));
+        };
+        for special in ["<unk>", "<s>", "</s>"] {
+            add(special.into());
+        }
+        (0..=255u8).for_each(|b| add(format!("<0x{b:02X}>")));
+        "▁etaonhd".chars().for_each(|c| add(c.into()));
+        merges.iter().for_each(|(a, b)| add(format!("{a}{b}")));
+        let merges: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
+        let special = |id: u32, text: &str| {
+            serde_json::json!({ "id": id, "content": text, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false, "special": true })
+        };
+        let (normalizer, pre_tokenizer) = match cuts {
+            true => (
+                Value::Null,
+                serde_json::json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true }),
+            ),
+            false => (
+                serde_json::json!({ "type": "Sequence", "normalizers": [
+                    { "type": "Prepend", "prepend": "▁" },
+                    { "type": "Replace", "pattern": { "String": " " }, "content": "▁" } ] }),
+                Value::Null,
+            ),
+        };
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": normalizer,
+            "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+            "pre_tokenizer": pre_tokenizer, "post_processor": null,
+            "decoder": { "type": "Sequence", "decoders": [{ "type": "ByteFallback" }, { "type": "Fuse" }] },
+            "model": { "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                "fuse_unk": true, "byte_fallback": true, "ignore_merges": false, "vocab": vocab, "merges": merges }
+        });
+        serde_json::to_vec(&json).unwrap()
+    }
+
+    #[test]
+    fn byte_fallback() {
+        for cuts in [false, true] {
+            let v = Vocabulary::from_tokenizer_json(&fallback_json(cuts)).unwrap();
+            assert_eq!(v.bytes_of(v.start()), [0]);
+            assert_eq!(back(&v, b"the the"), 2); // "the", " the": nothing is prepended
+            assert_eq!(back(&v, b"  on"), if cuts { 3 } else { 2 });
+            assert_eq!(back(&v, b"z\n"), 2); // bytes that no other token has
+            // what looks like a space or a byte to the tokenizer is neither
+            back(&v, "the\u{2581}the <0x41> <s> \u{20ac}".as_bytes());
+            back(&v, b"\xff the \xe2\x96 \0");
+            for unit in ["\0", " ", "the ", "\n", "\u{2581}", "o"] {
+                back(&v, &unit.repeat((1 << 18) / unit.len()).into_bytes());
+            }
+        }
+    }
+
     pub(crate) fn small() -> Vocabulary {
         Vocabulary::from_tokenizer_json(&small_json()).unwrap()
     }
@@ -404,7 +521,7 @@ pub(crate) mod tests {
             refused.err().expect("refused").to_string()
         };
         assert!(change(&|r| r["model"]["type"] = "Unigram".into()).contains("not BPE"));
-        assert!(change(&|r| r["model"]["byte_fallback"] = true.into()).contains("byte_fallback"));
+        assert!(change(&|r| r["model"]["byte_fallback"] = true.into()).contains("byte fallback"));
         assert!(change(&|r| r["pre_tokenizer"] = Value::Null).contains("pre-tokenizer"));
         assert!(
             change(&|r| r["pre_tokenizer"]["pretokenizers"][1]["type"] = "Metaspace".into())
@@ -439,6 +556,14 @@ pub(crate) mod tests {
         #[test]
         fn any_bytes_come_back(plain: Vec<u8>) {
             back(&small(), &plain);
+        }
+
+        #[test]
+        fn any_text_comes_back_with_byte_fallback(text in "(the|on|▁| |\\n|0|é|[a-z]|\\PC){0,300}") {
+            for cuts in [false, true] {
+                let v = Vocabulary::from_tokenizer_json(&fallback_json(cuts)).unwrap();
+                back(&v, text.as_bytes());
+            }
         }
 
         #[test]

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use super::file::{Gains, Model, TURN, Weights};
+use super::file::{Gains, Heads, Layer, Model, TURN, Weights};
 use crate::error::{Error, Result};
 use crate::kernel::{
     self, Aligned, Arithmetic, Attention, BLOCK, Distribution, GateScales, HeadScales, INPUTS,
-    LOG2_E, Norm, Scale, Window,
+    LOG2_E, Norm, PlainHead, Scale, Window,
 };
 
 /// Rows (steps times lanes) that go through a layer at once.
@@ -35,6 +35,8 @@ pub struct State {
     cache: Cache,
     buffers: Buffers,
     attention: Attention,
+    /// The largest value of the residual stream so far, if anybody asked.
+    peak: Option<i32>,
 }
 
 /// Keys and values: for each layer, lane and KV head a [`Window`].
@@ -120,10 +122,22 @@ impl State {
             },
             buffers,
             attention: Attention::new(s.window, s.heads / s.kv_heads, s.head_dim),
+            peak: None,
             model,
             weights,
             kernel,
         })
+    }
+
+    /// From now on keeps the largest value of the residual stream.
+    pub(super) fn watch_peak(&mut self) {
+        self.peak = Some(0);
+    }
+
+    /// The largest absolute value of the residual stream after any layer's half
+    /// since [`watch_peak`](State::watch_peak).
+    pub(super) fn peak(&self) -> i32 {
+        self.peak.unwrap_or(0)
     }
 
     /// Bytes of the keys and values of one lane.
@@ -202,7 +216,9 @@ impl State {
             self.embed(tokens);
             for layer in 0..self.model.shape().layers {
                 self.attention_block(layer, lanes, tokens.len());
+                self.see_peak(tokens.len());
                 self.mlp_block(layer, tokens.len());
+                self.see_peak(tokens.len());
             }
             let mut first = 0;
             while first < tokens.len() {
@@ -215,6 +231,13 @@ impl State {
             self.position += (tokens.len() / lanes) as u64;
         }
         Ok(())
+    }
+
+    fn see_peak(&mut self, rows: usize) {
+        if let Some(peak) = &mut self.peak {
+            let stream = &self.buffers.x[..rows * self.model.shape().width];
+            *peak = stream.iter().fold(*peak, |m, x| m.max(x.abs()));
+        }
     }
 
     /// Cosines and sines of the next positions.
@@ -265,10 +288,29 @@ impl State {
             let sums = &b.sums[row * stride..];
             let head = |index: usize| HeadScales {
                 channel: &l.qkv[index * dim..(index + 1) * dim],
-                gained: &l.gained[index * dim..(index + 1) * dim],
+                gained: l.gained.get(index * dim..(index + 1) * dim).unwrap_or(&[]),
                 unit: l.head_units[index],
                 cos: &b.cos[step * dim / 2..(step + 1) * dim / 2],
                 sin: &b.sin[step * dim / 2..(step + 1) * dim / 2],
+            };
+            let (kernel, heads_are, scale_of_row) =
+                (self.kernel, self.model.header.heads, b.scales[row]);
+            // a query or key head, turned to its position
+            let turned = |index: usize, scratch: &mut [i32], out: &mut [i8]| {
+                let own = &sums[index * dim..(index + 1) * dim];
+                let head = head(index);
+                match heads_are {
+                    Heads::Normed => kernel.rotate(own, &head, scratch, out),
+                    Heads::Plain | Heads::Biased => {
+                        let plain = PlainHead {
+                            channel: head.channel,
+                            row: head.unit.times(scale_of_row),
+                            bias: bias(l, index, dim),
+                            turn: Some((head.cos, head.sin)),
+                        };
+                        kernel.plain(own, &plain, scratch, out)
+                    }
+                }
             };
             for h in 0..s.kv_heads {
                 let window = (layer * self.lanes + lane) * s.kv_heads + h;
@@ -278,25 +320,32 @@ impl State {
                 let scratch = &mut b.scratch[..dim];
                 let quantised = &mut quantised[..dim];
 
-                let sums_of = |index: usize| &sums[index * dim..(index + 1) * dim];
-                let scale = self
-                    .kernel
-                    .rotate(sums_of(key), &head(key), scratch, quantised);
+                let scale = turned(key, scratch, quantised);
                 self.cache.key_scales[one] = scale.to_fixed24();
                 kernel::put_key(&mut self.cache.keys[all.clone()], slot, quantised);
 
                 let channel = &l.qkv[value * dim..(value + 1) * dim];
+                let own = &sums[value * dim..(value + 1) * dim];
                 let unit_v = l.v_unit.times(b.scales[row]);
-                let scale = self
-                    .kernel
-                    .value(sums_of(value), channel, unit_v, scratch, quantised);
+                let scale = match bias(l, value, dim) {
+                    None => kernel.value(own, channel, unit_v, scratch, quantised),
+                    bias => {
+                        let plain = PlainHead {
+                            channel,
+                            row: unit_v,
+                            bias,
+                            turn: None,
+                        };
+                        kernel.plain(own, &plain, scratch, quantised)
+                    }
+                };
                 self.cache.value_scales[one] = scale.to_fixed24();
                 kernel::put_value(&mut self.cache.values[all.clone()], slot, quantised);
 
                 let heads = h * group..(h + 1) * group;
                 for (q, query_scale) in heads.clone().zip(&mut query_scales[heads.clone()]) {
                     let out = &mut b.queries[q * dim..(q + 1) * dim];
-                    *query_scale = self.kernel.rotate(sums_of(q), &head(q), scratch, out);
+                    *query_scale = turned(q, scratch, out);
                 }
                 let window = Window {
                     head_dim: dim,
@@ -402,6 +451,12 @@ impl State {
             sink(first + row, &distribution);
         }
     }
+}
+
+/// What is added to a head of the joint projection, if anything is.
+fn bias(layer: &Layer, head: usize, dim: usize) -> Option<(&[i16], Scale)> {
+    let unit = *layer.bias_units.get(head)?;
+    Some((layer.bias.get(head * dim..(head + 1) * dim)?, unit))
 }
 
 /// Slots that kernels want for a window.

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::kernel::{PACKINGS, Packed, Packing, Scale, square_root};
 
 const MAGIC: &[u8; 8] = b"LACONICM";
-const VERSION: u32 = 1;
+/// Versions: 1 has query and key heads with norms; 2 those without.
+const VERSION: u32 = 2;
 /// Sections begin at a multiple of this.
 const ALIGN: usize = 64;
 /// Bytes of the check at the end, and of a model's hash.
@@ -82,9 +83,43 @@ impl Shape {
         self.heads * self.head_dim
     }
 
+    /// int8 weights of a model of this shape.
+    pub(super) fn parameters(&self, tied: bool) -> usize {
+        let layer = self.width * (self.qkv() + self.queries() + 3 * self.hidden);
+        let tables = if tied { 1 } else { 2 };
+        self.layers * layer + tables * self.vocab * self.width
+    }
+
     /// Rows of the joint query, key and value projection.
     pub(super) fn qkv(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+}
+
+/// What becomes of the sums of queries and keys before they are turned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Heads {
+    /// Each head is normed: Qwen3.
+    #[default]
+    Normed,
+    /// Nothing: Llama, Mistral.
+    Plain,
+    /// Biases are added, to values as well: Qwen2.
+    Biased,
+}
+
+impl Heads {
+    /// The version of a file with such heads.
+    fn version(self) -> u32 {
+        match self {
+            Heads::Normed => 1,
+            Heads::Plain | Heads::Biased => 2,
+        }
+    }
+
+    fn is_normed(&self) -> bool {
+        *self == Heads::Normed
     }
 }
 
@@ -95,6 +130,9 @@ pub(super) struct Header {
     pub name: String,
     pub family: String,
     pub shape: Shape,
+    /// Left out in version 1.
+    #[serde(default, skip_serializing_if = "Heads::is_normed")]
+    pub heads: Heads,
     /// Whether the head shares the embedding's weights.
     pub tied: bool,
     /// Fraction bits of the residual stream.
@@ -125,7 +163,7 @@ pub(super) fn assemble(mut header: Header, sections: &[(String, Vec<u8>)]) -> Re
     text.resize(reserved, b' ');
     let mut out = Vec::with_capacity(at + HASH);
     out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&header.heads.version().to_le_bytes());
     out.extend_from_slice(&(reserved as u32).to_le_bytes());
     out.extend_from_slice(&text);
     for (_, data) in sections {
@@ -151,11 +189,17 @@ pub(super) struct Layer {
     /// Scales of the channels of the joint projection: queries and keys
     /// relative to their head's largest, values to the largest value channel.
     pub qkv: Vec<u16>,
-    /// Channel scales of queries and keys with the gains of their norms.
+    /// Channel scales of queries and keys with the gains of their norms; empty
+    /// where there are none.
     pub gained: Vec<i16>,
     /// What a gained scale of 1 stands for, a query or key head each, times the
-    /// square root of the head's length.
+    /// square root of the head's length; without norms what a channel's scale
+    /// of 1 stands for.
     pub head_units: Vec<Scale>,
+    /// What is added to queries, keys and values: values of all heads, and the
+    /// unit of each head. Empty where nothing is.
+    pub bias: Vec<i16>,
+    pub bias_units: Vec<Scale>,
     pub v_unit: Scale,
     pub o: Vec<u16>,
     /// In units of the residual stream.
@@ -303,10 +347,14 @@ fn open(bytes: &[u8]) -> Result<(Header, HashMap<String, Range<usize>>)> {
         return Err(refuse("it is not a laconicfs model"));
     }
     let number = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| bytes[at + i]));
-    if number(8) != VERSION {
+    let version = number(8);
+    if version == 0 {
+        return Err(refuse("its version is 0"));
+    }
+    if version > VERSION {
         return Err(Error::NewerFormat {
             what: "the model file".into(),
-            found: number(8),
+            found: version,
             known: VERSION,
         });
     }
@@ -319,6 +367,9 @@ fn open(bytes: &[u8]) -> Result<(Header, HashMap<String, Range<usize>>)> {
     }
     let header: Header = serde_json::from_slice(&bytes[16..16 + len])
         .map_err(|e| refuse(format!("its header is not as expected ({e})")))?;
+    if header.heads.version() != version {
+        return Err(refuse("its heads are not those of its version"));
+    }
     let mut sections = HashMap::new();
     let mut last = (16 + len) as u64;
     for (name, offset, length) in &header.sections {
@@ -362,18 +413,37 @@ impl Model {
         let mut layers = Vec::new();
         for l in 0..shape.layers {
             let name = |part: &str| format!("{l}.{part}");
-            let normed = shape.heads + shape.kv_heads;
-            let mut units = r.units(&name("units"), 7 + normed)?;
+            let turned = shape.heads + shape.kv_heads;
+            let biased = match header.heads {
+                Heads::Normed | Heads::Plain => 0,
+                Heads::Biased => turned + shape.kv_heads,
+            };
+            let mut units = r.units(&name("units"), 7 + turned + biased)?;
             units[..2].iter_mut().for_each(|u| *u = u.times(root));
-            let turn = square_root(shape.head_dim as u32);
-            units[7..].iter_mut().for_each(|u| *u = u.times(turn));
+            let bias_units = units.split_off(7 + turned);
+            let gained = match header.heads {
+                Heads::Normed => {
+                    let turn = square_root(shape.head_dim as u32);
+                    units[7..].iter_mut().for_each(|u| *u = u.times(turn));
+                    r.signed(&name("qk.gained"), turned * shape.head_dim, i16::MAX as u16)?
+                }
+                Heads::Plain | Heads::Biased => Vec::new(),
+            };
+            let bias = match header.heads {
+                Heads::Normed | Heads::Plain => Vec::new(),
+                Heads::Biased => {
+                    r.signed(&name("qkv.bias"), biased * shape.head_dim, i16::MAX as u16)?
+                }
+            };
             let residual = |u: Scale| u.shifted(header.fraction as i32);
             let mut gate = r.scales(&name("gate_up.scales"), 2 * hidden)?;
             layers.push(Layer {
                 attn_norm: r.gains(&name("attn_norm"), width, units[0])?,
                 mlp_norm: r.gains(&name("mlp_norm"), width, units[1])?,
                 qkv: r.scales(&name("qkv.scales"), shape.qkv())?,
-                gained: r.signed(&name("qk.gained"), normed * shape.head_dim, i16::MAX as u16)?,
+                gained,
+                bias,
+                bias_units,
                 v_unit: units[2],
                 o: r.scales(&name("o.scales"), width)?,
                 o_unit: residual(units[3]),
@@ -456,14 +526,12 @@ impl Model {
 
     pub fn info(&self) -> ModelInfo {
         let s = self.shape();
-        let layer = s.width * (s.qkv() + s.queries() + 3 * s.hidden);
-        let tables = if self.header.tied { 1 } else { 2 };
         ModelInfo {
             name: self.header.name.clone(),
             family: self.header.family.clone(),
             hash: blake3::Hash::from_bytes(self.hash).to_hex().to_string(),
             shape: s.clone(),
-            parameters: (s.layers * layer + tables * s.vocab * s.width) as u64,
+            parameters: s.parameters(self.header.tied) as u64,
             file_bytes: self.bytes.len() as u64,
             mixer_bytes: self.mixer_start().map_or(0, |m| m.len() as u64),
         }

@@ -8,7 +8,7 @@ mod tests;
 
 pub use engine::{MAX_LANES, State};
 pub use file::{Model, ModelInfo, Shape};
-pub use import::{ImportOptions, import, import_with};
+pub use import::{Comparison, ImportOptions, Imported, import, import_calibrated, import_with};
 
 /// The model that ships with the program: `laconic-s`. A build without it
 /// (an empty file) still codes with zstd.

@@ -1,73 +1,7 @@
 //! The integer model beside the same checkpoint in floats.
 
-use candle_nn::{Activation, VarBuilder};
-use candle_transformers::models::qwen3;
-
+use super::super::import::{Checkpoint, Config, Floats, import_calibrated};
 use super::*;
-
-/// Bits that each of `codes` costs in floats, in independent pieces of
-/// `piece` tokens that each begin with the token of byte 0.
-fn float_costs(dir: &Path, vocabulary: &Vocabulary, codes: &[u32], piece: usize) -> Vec<f64> {
-    let text = std::fs::read(dir.join("config.json")).unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    let number = |field: &str| json[field].as_u64().unwrap() as usize;
-    let tied = json["tie_word_embeddings"].as_bool().unwrap();
-    let config = qwen3::Config {
-        vocab_size: number("vocab_size"),
-        hidden_size: number("hidden_size"),
-        intermediate_size: number("intermediate_size"),
-        num_hidden_layers: number("num_hidden_layers"),
-        num_attention_heads: number("num_attention_heads"),
-        head_dim: number("head_dim"),
-        attention_bias: false,
-        num_key_value_heads: number("num_key_value_heads"),
-        max_position_embeddings: 4096,
-        sliding_window: None,
-        max_window_layers: 0,
-        tie_word_embeddings: tied,
-        rope_theta: json["rope_theta"].as_f64().unwrap(),
-        rms_norm_eps: json["rms_norm_eps"].as_f64().unwrap(),
-        use_sliding_window: false,
-        hidden_act: Activation::Silu,
-    };
-    let tensors =
-        candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
-    let head = if tied {
-        "model.embed_tokens.weight"
-    } else {
-        "lm_head.weight"
-    };
-    let head = tensors[head].to_dtype(DType::F32).unwrap().t().unwrap();
-    let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    let id = |code: u32| vocabulary.id_of_code(code).unwrap();
-    let mut costs = Vec::new();
-    for codes in codes.chunks(piece) {
-        // a fresh model has an empty cache
-        let mut model = qwen3::Model::new(&config, builder.clone()).unwrap();
-        let mut inputs = vec![id(vocabulary.start())];
-        inputs.extend(codes[..codes.len() - 1].iter().map(|&c| id(c)));
-        let inputs = Tensor::new(&inputs[..], &Device::Cpu)
-            .unwrap()
-            .unsqueeze(0)
-            .unwrap();
-        let hidden = model.forward(&inputs, 0).unwrap().squeeze(0).unwrap();
-        let logits = hidden
-            .contiguous()
-            .unwrap()
-            .matmul(&head.contiguous().unwrap())
-            .unwrap();
-        for (row, &code) in logits.to_vec2::<f32>().unwrap().iter().zip(codes) {
-            // rows of the checkpoint that no token has do not count
-            let tokens = (0..vocabulary.len() as u32).map(|c| f64::from(row[id(c) as usize]));
-            let top = tokens.clone().fold(f64::MIN, f64::max);
-            let sum: f64 = tokens.map(|l| (l - top).exp()).sum();
-            costs.push(
-                (sum.ln() + top - f64::from(row[id(code) as usize])) / std::f64::consts::LN_2,
-            );
-        }
-    }
-    costs
-}
 
 fn integer_costs(
     model: Arc<Model>,
@@ -99,7 +33,9 @@ fn compare(dir: &Path, text: &[u8], total: f64, single: f64) {
     let model = Arc::new(Model::parse(import_with(dir, &options).unwrap()).unwrap());
     let vocabulary = Vocabulary::from_tokenizer_json(model.tokenizer_json()).unwrap();
     let codes = vocabulary.encode(text);
-    let floats = float_costs(dir, &vocabulary, &codes, 64);
+    let config = Config::read(dir).unwrap();
+    let mut floats = Floats::new(&config, &Checkpoint::open(dir).unwrap()).unwrap();
+    let floats = floats.costs(&vocabulary, &codes, 64).unwrap();
     let integers = integer_costs(model, &vocabulary, &codes, 64);
     let (f, i): (f64, f64) = (floats.iter().sum(), integers.iter().sum());
     println!(
@@ -148,4 +84,71 @@ fn integers_follow_floats_on_shipped_checkpoints() {
     if found == 0 {
         println!("skipped: models/ holds no checkpoint");
     }
+}
+
+/// Every family, both spellings of tokenizers, tied and not.
+#[test]
+fn integers_follow_floats_in_every_family() {
+    let llama3 = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 32
+    });
+    for (family, tied, tokenizer, rope) in [
+        ("llama", true, small_json(), None),
+        ("llama", false, fallback_json(false), Some(llama3)),
+        ("mistral", false, fallback_json(true), None),
+        ("qwen2", true, small_json(), None),
+        ("qwen2", false, small_json(), None),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config_of(family, tied);
+        if let Some(rope) = rope {
+            config["rope_scaling"] = rope;
+        }
+        checkpoint_of(dir.path(), &config, &tokenizer);
+        println!("{family}, tied: {tied}");
+        compare(dir.path(), &TEXT.repeat(3), 0.02, 0.12);
+    }
+}
+
+#[test]
+fn a_sliding_window_bounds_the_window() {
+    for (family, flag) in [("mistral", false), ("qwen2", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config_of(family, true);
+        config["use_sliding_window"] = flag.into();
+        config["sliding_window"] = 40.into();
+        checkpoint_of(dir.path(), &config, &small_json());
+        let model = Model::parse(import(dir.path()).unwrap()).unwrap();
+        assert_eq!(model.shape().window, 32, "{family}"); // a multiple of 16
+    }
+}
+
+/// The report of an import, and a stream too large for the finest fraction.
+#[test]
+fn calibration_reports_and_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    checkpoint(dir.path(), true);
+    let imported = import_calibrated(dir.path(), &ImportOptions::default(), TEXT).unwrap();
+    let c = &imported.comparison;
+    assert_eq!(imported.file, import(dir.path()).unwrap());
+    assert_eq!((c.fraction, c.bytes), (16, TEXT.len()));
+    assert!((c.integers / c.floats.unwrap() - 1.0).abs() < 0.02, "{c:?}");
+
+    let place = dir.path().join("model-2-of-2.safetensors");
+    let mut tensors = candle_core::safetensors::load(&place, &Device::Cpu).unwrap();
+    for (name, tensor) in &mut tensors {
+        if name.contains("down_proj") {
+            *tensor = (&*tensor * 3000.0).unwrap();
+        }
+    }
+    candle_core::safetensors::save(&tensors, &place).unwrap();
+    let large = import_calibrated(dir.path(), &ImportOptions::default(), TEXT).unwrap();
+    let c = large.comparison;
+    assert!(c.fraction < 16, "{c:?}");
+    assert!((c.integers / c.floats.unwrap() - 1.0).abs() < 0.02, "{c:?}");
+    let cut_off = import_with(dir.path(), &ImportOptions::default()).unwrap();
+    assert_ne!(large.file, cut_off);
+
+    assert!(import_calibrated(dir.path(), &ImportOptions::default(), b"").is_err());
 }

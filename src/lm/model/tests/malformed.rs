@@ -60,11 +60,14 @@ fn damage_is_refused() {
         refusal(damaged);
     }
     let mut newer = file.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     assert!(matches!(
         Model::parse(newer),
-        Err(Error::NewerFormat { found: 2, .. })
+        Err(Error::NewerFormat { found: 3, .. })
     ));
+    let mut other = file.clone();
+    other[8] = 2;
+    assert!(refusal(sealed(other)).contains("heads"));
 }
 
 #[test]
@@ -137,11 +140,19 @@ fn checkpoints_that_are_not_understood_are_refused_by_field() {
         let message = import(dir.path()).unwrap_err().to_string();
         assert!(message.contains(field), "{field}: {message}");
     };
-    refused("model_type", json!("llama"));
+    refused("model_type", json!("gpt2"));
     refused("hidden_act", json!("gelu"));
     refused("attention_bias", json!(true));
-    refused("use_sliding_window", json!(true));
+    refused("mlp_bias", json!(true));
     refused("rope_scaling", json!({ "type": "yarn" }));
+    refused(
+        "rope_scaling",
+        json!({ "rope_type": "llama3", "factor": 8 }),
+    );
+    refused(
+        "rope_parameters",
+        json!({ "rope_type": "linear", "factor": -1 }),
+    );
     refused("rms_norm_eps", json!(0.5));
     refused("rope_theta", json!("many"));
     refused("head_dim", json!(null));
@@ -173,14 +184,15 @@ fn checkpoints_that_are_not_understood_are_refused_by_field() {
             .to_string()
             .contains("lm_head")
     );
-    std::fs::write(dir.path().join("model.safetensors"), b"not one").unwrap();
+    std::fs::write(dir.path().join("model-2-of-2.safetensors"), b"not one").unwrap();
     assert!(
         import(dir.path())
             .unwrap_err()
             .to_string()
-            .contains("model.safetensors")
+            .contains("model-2-of-2.safetensors")
     );
-    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    std::fs::remove_file(dir.path().join("model-1-of-2.safetensors")).unwrap();
+    std::fs::remove_file(dir.path().join("model-2-of-2.safetensors")).unwrap();
     assert!(
         import(dir.path())
             .unwrap_err()

@@ -13,7 +13,10 @@ use serde_json::json;
 
 use super::*;
 use crate::kernel;
-use crate::lm::vocabulary::{Vocabulary, tests::small_json};
+use crate::lm::vocabulary::{
+    Vocabulary,
+    tests::{fallback_json, small_json},
+};
 
 /// Numbers that only look random, from -1 to 1.
 struct Noise(u64);
@@ -46,44 +49,81 @@ fn config(tied: bool) -> serde_json::Value {
     })
 }
 
+/// `config.json` of a small checkpoint of another family.
+fn config_of(family: &str, tied: bool) -> serde_json::Value {
+    let mut json = config(tied);
+    json["model_type"] = family.into();
+    if family != "qwen3" {
+        // heads of width / heads, as those families have
+        json["hidden_size"] = 64.into();
+        json.as_object_mut().unwrap().remove("head_dim");
+    }
+    json
+}
+
 /// Writes a small checkpoint with weights that only look random.
 fn checkpoint(dir: &Path, tied: bool) {
+    checkpoint_of(dir, &config(tied), &small_json());
+}
+
+/// The same of any family, in two files.
+fn checkpoint_of(dir: &Path, config: &serde_json::Value, tokenizer: &[u8]) {
     let mut noise = Noise(11);
-    let mut tensors = HashMap::new();
+    let mut files = [HashMap::new(), HashMap::new()];
     let mut put = |name: String, shape: &[usize], centre: f32, spread: f32| {
         let tensor = noise.tensor(shape, centre, spread);
-        tensors.insert(name, tensor.to_dtype(DType::BF16).unwrap());
+        let file = usize::from(name.contains("mlp"));
+        files[file].insert(name, tensor.to_dtype(DType::BF16).unwrap());
     };
-    put("model.embed_tokens.weight".into(), &[280, 48], 0.0, 0.5);
-    if !tied {
-        put("lm_head.weight".into(), &[280, 48], 0.0, 0.5);
+    let width = config["hidden_size"].as_u64().unwrap() as usize;
+    put("model.embed_tokens.weight".into(), &[280, width], 0.0, 0.5);
+    if config["tie_word_embeddings"] != true {
+        put("lm_head.weight".into(), &[280, width], 0.0, 0.5);
     }
-    put("model.norm.weight".into(), &[48], 1.0, 0.5);
+    put("model.norm.weight".into(), &[width], 1.0, 0.5);
     for l in 0..2 {
         for (part, shape, centre, spread) in [
-            ("input_layernorm", &[48][..], 1.0, 0.5),
-            ("post_attention_layernorm", &[48], 1.0, 0.5),
-            ("self_attn.q_proj", &[64, 48], 0.0, 0.3),
-            ("self_attn.k_proj", &[32, 48], 0.0, 0.3),
-            ("self_attn.v_proj", &[32, 48], 0.0, 0.3),
+            ("input_layernorm", &[width][..], 1.0, 0.5),
+            ("post_attention_layernorm", &[width], 1.0, 0.5),
+            ("self_attn.q_proj", &[64, width], 0.0, 0.3),
+            ("self_attn.k_proj", &[32, width], 0.0, 0.3),
+            ("self_attn.v_proj", &[32, width], 0.0, 0.3),
             ("self_attn.q_norm", &[16], 1.0, 0.5),
             ("self_attn.k_norm", &[16], 1.0, 0.5),
-            ("self_attn.o_proj", &[48, 64], 0.0, 0.2),
-            ("mlp.gate_proj", &[72, 48], 0.0, 0.3),
-            ("mlp.up_proj", &[72, 48], 0.0, 0.3),
-            ("mlp.down_proj", &[48, 72], 0.0, 0.1),
+            ("self_attn.o_proj", &[width, 64], 0.0, 0.2),
+            ("mlp.gate_proj", &[72, width], 0.0, 0.3),
+            ("mlp.up_proj", &[72, width], 0.0, 0.3),
+            ("mlp.down_proj", &[width, 72], 0.0, 0.1),
         ] {
-            put(
-                format!("model.layers.{l}.{part}.weight"),
-                shape,
-                centre,
-                spread,
-            );
+            if part.ends_with("_norm") && config["model_type"] != "qwen3" {
+                continue;
+            }
+            let name = |kind: &str| format!("model.layers.{l}.{part}.{kind}");
+            put(name("weight"), shape, centre, spread);
+            let biased = ["q_proj", "k_proj", "v_proj"].map(|name| part.ends_with(name));
+            if config["model_type"] == "qwen2" && biased.contains(&true) {
+                put(name("bias"), &shape[..1], 0.0, 1.0);
+            }
         }
     }
-    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
-    std::fs::write(dir.join("config.json"), config(tied).to_string()).unwrap();
-    std::fs::write(dir.join("tokenizer.json"), small_json()).unwrap();
+    if config["model_type"] == "qwen2" {
+        // a few channels of keys have large biases, as in trained checkpoints
+        let large: Vec<f32> = (0..32)
+            .map(|j| if j % 8 == 3 { 20.0 } else { 1.0 })
+            .collect();
+        let large = Tensor::from_vec(large, 32, &Device::Cpu).unwrap();
+        for (name, tensor) in &mut files[0] {
+            if name.ends_with("k_proj.bias") {
+                let bias = tensor.to_dtype(DType::F32).unwrap();
+                *tensor = (bias * &large).unwrap().to_dtype(DType::BF16).unwrap();
+            }
+        }
+    }
+    for (tensors, name) in files.iter().zip(["model-1-of-2", "model-2-of-2"]) {
+        candle_core::safetensors::save(tensors, dir.join(format!("{name}.safetensors"))).unwrap();
+    }
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    std::fs::write(dir.join("tokenizer.json"), tokenizer).unwrap();
 }
 
 /// A small model with a window of 32.
@@ -156,25 +196,35 @@ proptest! {
     }
 }
 
-/// A model file of version 1 and what it says, for ever. The file was made by
-/// `small_file(true)`; floats of another machine may choose other integers, so
-/// it is kept as it is.
-const GOLDEN: &[u8] = include_bytes!("../../../../tests/golden/model-v1.model");
-const GOLDEN_DIGEST: &str = "582f8a7dd9d828f56924e93437f151bc2fa2d0dd5c3c8cc07174f6ad9d211126";
+/// Model files of each version and what they say, for ever. The files were made
+/// by `write_golden`; floats of another machine may choose other integers, so
+/// they are kept as they are.
+const GOLDEN: [(&[u8], &str); 2] = [
+    (
+        include_bytes!("../../../../tests/golden/model-v1.model"),
+        "582f8a7dd9d828f56924e93437f151bc2fa2d0dd5c3c8cc07174f6ad9d211126",
+    ),
+    (
+        include_bytes!("../../../../tests/golden/model-v2.model"),
+        "345a9799b7c88c15d0175479da7bd30ad0a5e30b54a689dbf52072ec8797fa61",
+    ),
+];
 
 #[test]
-fn the_golden_model_says_the_same_for_ever() {
-    let model = Arc::new(Model::parse(GOLDEN.to_vec()).unwrap());
-    let tokens: Vec<u32> = (0..3 * 80).map(|i| i * i * 31 % 273).collect();
-    for kernel in kernel::available() {
-        let mut state = State::with_kernel(model.clone(), 3, *kernel).unwrap();
-        let lanes = digest(&mut state, 3, &tokens, &[7]);
-        let mut all = blake3::Hasher::new();
-        lanes.iter().for_each(|h| {
-            all.update(h.as_bytes());
-        });
-        let all = all.finalize().to_hex();
-        assert_eq!(all.as_str(), GOLDEN_DIGEST, "{}", kernel.name());
+fn the_golden_models_say_the_same_for_ever() {
+    for (file, digest_then) in GOLDEN {
+        let model = Arc::new(Model::parse(file.to_vec()).unwrap());
+        let tokens: Vec<u32> = (0..3 * 80).map(|i| i * i * 31 % 273).collect();
+        for kernel in kernel::available() {
+            let mut state = State::with_kernel(model.clone(), 3, *kernel).unwrap();
+            let lanes = digest(&mut state, 3, &tokens, &[7]);
+            let mut all = blake3::Hasher::new();
+            lanes.iter().for_each(|h| {
+                all.update(h.as_bytes());
+            });
+            let all = all.finalize().to_hex();
+            assert_eq!(all.as_str(), digest_then, "{}", kernel.name());
+        }
     }
 }
 
@@ -234,11 +284,21 @@ fn cost(state: &mut State, vocabulary: &Vocabulary, codes: &[u32]) -> f64 {
     bits
 }
 
-/// Writes the file of the golden test where `GOLDEN` says.
+/// Writes the files of the golden test where `GOLDEN` says.
 #[test]
-#[ignore = "writes a file"]
+#[ignore = "writes files"]
 fn write_golden() {
-    std::fs::write(std::env::var("GOLDEN").unwrap(), small_file(true)).unwrap();
+    let folder = PathBuf::from(std::env::var("GOLDEN").unwrap());
+    std::fs::write(folder.join("model-v1.model"), small_file(true)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    checkpoint_of(dir.path(), &config_of("qwen2", false), &fallback_json(true));
+    let options = ImportOptions {
+        name: Some("small".into()),
+        window: 32,
+        mixer: None,
+    };
+    let file = import_with(dir.path(), &options).unwrap();
+    std::fs::write(folder.join("model-v2.model"), file).unwrap();
 }
 
 /// Seconds that this thread has run on a processor.
