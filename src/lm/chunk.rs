@@ -94,7 +94,7 @@ impl ChunkCoder {
         let vocabulary = Arc::new(Vocabulary::from_tokenizer_json(model.tokenizer_json())?);
         let start = match model.mixer_start() {
             Some(bytes) => MixerStart::from_bytes(bytes)?,
-            None => MixerStart::untrained(),
+            None => MixerStart::Untrained,
         };
         let keep = crate::parallel::available();
         Ok(Self {

@@ -67,26 +67,49 @@ pub enum Version {
     V1 = 1,
 }
 
+impl Version {
+    /// All, from the oldest.
+    pub const ALL: [Version; 2] = [Version::V0, Version::V1];
+}
+
 /// Codes the tokens of one chunk after another.
 pub struct Mixer {
     start: MixerStart,
     vocabulary: Arc<Vocabulary>,
     width: Width,
-    v1: v1::Mixer,
-    /// Made when the first chunk needs it.
-    v0: Option<Box<v0::Mixer>>,
-    version: Version,
+    /// Of the version of the last chunk: those of one model are of one version.
+    of: Versioned,
+}
+
+enum Versioned {
+    V0(Box<v0::Mixer>),
+    V1(Box<v1::Mixer>),
+}
+
+impl Versioned {
+    fn new(version: Version, start: &MixerStart, vocabulary: &Arc<Vocabulary>) -> Self {
+        let vocabulary = vocabulary.clone();
+        match version {
+            Version::V0 => Versioned::V0(Box::new(v0::Mixer::new(start.v0(), vocabulary))),
+            Version::V1 => Versioned::V1(Box::new(v1::Mixer::new(start.v1(), vocabulary))),
+        }
+    }
+
+    fn version(&self) -> Version {
+        match self {
+            Versioned::V0(_) => Version::V0,
+            Versioned::V1(_) => Version::V1,
+        }
+    }
 }
 
 impl Mixer {
     pub fn new(start: MixerStart, vocabulary: Arc<Vocabulary>) -> Self {
         Mixer {
-            v1: v1::Mixer::new(start.v1(), vocabulary.clone()),
+            of: Versioned::new(start.version(), &start, &vocabulary),
             start,
             vocabulary,
             width: Width::best(),
-            v0: None,
-            version: Version::V1,
         }
     }
 
@@ -99,9 +122,24 @@ impl Mixer {
         self.start.version()
     }
 
-    /// What the newest version learned so far, and from now on: for training.
+    /// What version 1 learned so far, and from now on: for training.
     pub fn learned_mut(&mut self) -> &mut Newest {
-        self.v1.learned_mut()
+        self.v1().learned_mut()
+    }
+
+    fn v1(&mut self) -> &mut v1::Mixer {
+        self.turn(Version::V1);
+        match &mut self.of {
+            Versioned::V1(mixer) => mixer,
+            // just turned
+            Versioned::V0(_) => unreachable!("another version of the mixer"),
+        }
+    }
+
+    fn turn(&mut self, version: Version) {
+        if self.of.version() != version {
+            self.of = Versioned::new(version, &self.start, &self.vocabulary);
+        }
     }
 
     /// Another width of registers: for tests, the results are the same.
@@ -111,30 +149,24 @@ impl Mixer {
 
     /// Begins a chunk, beside a model (`live`) or without.
     pub fn begin(&mut self, head: &Head, live: bool) {
-        self.version = head.version;
-        match head.version {
-            Version::V0 => {
-                let (start, vocabulary) = (&self.start, &self.vocabulary);
-                let make = || Box::new(v0::Mixer::new(start.v0(), vocabulary.clone()));
-                let mixer = self.v0.get_or_insert_with(make);
-                mixer.begin(head.lanes, head.tokens, live);
-            }
-            Version::V1 => self.v1.begin(head, live),
+        self.turn(head.version);
+        match &mut self.of {
+            Versioned::V0(mixer) => mixer.begin(head.lanes, head.tokens, live),
+            Versioned::V1(mixer) => mixer.begin(head, live),
         }
     }
 
-    /// As [`begin`](Self::begin), but the newest version goes on with what it
-    /// learned before.
+    /// As [`begin`](Self::begin), but version 1 goes on with what it learned
+    /// before.
     pub fn begin_with_learned(&mut self, head: &Head) {
-        self.version = Version::V1;
-        self.v1.begin_with_learned(head);
+        self.v1().begin_with_learned(head);
     }
 
     /// The bytes that a lane has coded in this chunk; none for what is no lane.
     pub fn text(&self, lane: usize) -> &[u8] {
-        match (&self.v0, self.version) {
-            (Some(v0), Version::V0) => v0.text(lane),
-            _ => self.v1.text(lane),
+        match &self.of {
+            Versioned::V0(mixer) => mixer.text(lane),
+            Versioned::V1(mixer) => mixer.text(lane),
         }
     }
 
@@ -162,9 +194,9 @@ impl Mixer {
         foresight: &F,
         coder: &mut impl BitCoder,
     ) -> u32 {
-        match (&mut self.v0, self.version) {
-            (Some(v0), Version::V0) => v0.code_with(self.width, lane, token, foresight, coder),
-            _ => self.v1.code_with(self.width, lane, token, foresight, coder),
+        match &mut self.of {
+            Versioned::V0(mixer) => mixer.code_with(self.width, lane, token, foresight, coder),
+            Versioned::V1(mixer) => mixer.code_with(self.width, lane, token, foresight, coder),
         }
     }
 }

@@ -71,11 +71,7 @@ impl Slots {
     /// Puts slots back after their nodes have learned. Where two contexts have
     /// come to share one, the later stays.
     #[inline(always)]
-    pub fn put<const CONTEXTS: usize>(
-        &mut self,
-        at: &[u32; CONTEXTS],
-        slots: &[Slot; CONTEXTS],
-    ) {
+    pub fn put<const CONTEXTS: usize>(&mut self, at: &[u32; CONTEXTS], slots: &[Slot; CONTEXTS]) {
         for (&at, slot) in at.iter().zip(slots) {
             self.slots[at as usize] = *slot;
         }

@@ -117,95 +117,66 @@ fn refuse(reason: &str) -> Error {
     ))
 }
 
-/// A part of the stored form begins with a name and the number of the version,
+/// The stored form begins with a name and the number of the version, from 1,
 /// which fixes all shapes.
 const MAGIC: [[u8; 4]; 2] = [*b"mix\x01", *b"mix\x02"];
 
-/// The starts of the versions that a model has them for. A version without one
-/// starts untrained.
-#[derive(Clone)]
-pub struct MixerStart {
-    v0: Option<Arc<Start<v0::Learned>>>,
-    v1: Option<Arc<Start<v1::Learned>>>,
+/// What a model has for the mixer to start with: at most the start of one
+/// version. New chunks are coded with that version; any other starts
+/// untrained.
+#[derive(Clone, Default)]
+pub enum MixerStart {
+    /// New chunks are coded with the newest version.
+    #[default]
+    Untrained,
+    V0(Arc<Start<v0::Learned>>),
+    V1(Arc<Start<v1::Learned>>),
 }
 
 impl MixerStart {
-    /// Nothing learned.
-    pub fn untrained() -> Self {
-        MixerStart { v0: None, v1: None }
-    }
-
-    /// A start of the newest version.
-    pub fn new(start: Start<v1::Learned>) -> Self {
-        MixerStart {
-            v0: None,
-            v1: Some(Arc::new(start)),
-        }
-    }
-
-    /// The version that new chunks are coded with: the newest, unless only an
-    /// older one has a start.
+    /// The version that new chunks are coded with.
     pub fn version(&self) -> Version {
-        match (&self.v0, &self.v1) {
-            (Some(_), None) => Version::V0,
-            _ => Version::V1,
+        match self {
+            MixerStart::V0(_) => Version::V0,
+            MixerStart::V1(_) | MixerStart::Untrained => Version::V1,
         }
     }
 
     pub(super) fn v0(&self) -> Arc<Start<v0::Learned>> {
-        let untrained = || Arc::new(Start::untrained());
-        self.v0.clone().unwrap_or_else(untrained)
+        match self {
+            MixerStart::V0(start) => start.clone(),
+            _ => Arc::new(Start::untrained()),
+        }
     }
 
     pub(super) fn v1(&self) -> Arc<Start<v1::Learned>> {
-        let untrained = || Arc::new(Start::untrained());
-        self.v1.clone().unwrap_or_else(untrained)
+        match self {
+            MixerStart::V1(start) => start.clone(),
+            _ => Arc::new(Start::untrained()),
+        }
     }
 
     /// The stored form: the `mixer` section of a model file, described in
-    /// docs/format-mix.md. It keeps weights rounded: code only with what
-    /// [`from_bytes`](Self::from_bytes) gives.
+    /// docs/format-mix.md; nothing for what is untrained. It keeps numbers
+    /// rounded: code only with what [`from_bytes`](Self::from_bytes) gives.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut out = Vec::new();
-        if let Some(v1) = &self.v1 {
-            let packed = v1.pack()?;
-            out.extend(MAGIC[1]);
-            out.extend((packed.len() as u32).to_le_bytes());
-            out.extend(packed);
-        }
-        if let Some(v0) = &self.v0 {
-            out.extend(MAGIC[0]);
-            out.extend(v0.pack()?);
-        }
-        Ok(out)
+        let (magic, packed) = match self {
+            MixerStart::Untrained => return Ok(Vec::new()),
+            MixerStart::V0(start) => (MAGIC[0], start.pack()?),
+            MixerStart::V1(start) => (MAGIC[1], start.pack()?),
+        };
+        Ok([&magic[..], &packed].concat())
     }
 
     /// Reads the section of a model file.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let (mut start, mut rest) = (MixerStart::untrained(), bytes);
-        if let Some(part) = rest.strip_prefix(&MAGIC[1]) {
-            let (length, part) = part
-                .split_first_chunk()
-                .ok_or_else(|| refuse("is cut short"))?;
-            let (packed, after) = part
-                .split_at_checked(u32::from_le_bytes(*length) as usize)
-                .ok_or_else(|| refuse("is cut short"))?;
-            start.v1 = Some(Arc::new(Start::unpack(packed)?));
-            rest = after;
-            if rest.is_empty() {
-                return Ok(start);
-            }
+        let (magic, packed) = bytes
+            .split_first_chunk()
+            .ok_or_else(|| refuse("is cut short"))?;
+        match MAGIC.iter().position(|m| m == magic) {
+            Some(0) => Ok(MixerStart::V0(Arc::new(Start::unpack(packed)?))),
+            Some(1) => Ok(MixerStart::V1(Arc::new(Start::unpack(packed)?))),
+            _ => Err(refuse("is of another version")),
         }
-        let packed = rest
-            .strip_prefix(&MAGIC[0])
-            .ok_or_else(|| refuse("is of another version"))?;
-        start.v0 = Some(Arc::new(Start::unpack(packed)?));
-        Ok(start)
-    }
-
-    /// The same with the older starts of another.
-    pub fn with_older(mut self, other: &MixerStart) -> Self {
-        self.v0 = other.v0.clone();
-        self
     }
 }

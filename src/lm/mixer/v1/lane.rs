@@ -3,7 +3,7 @@
 use crate::lm::mixer::tables::hash;
 
 /// Number of adaptive contexts.
-pub const CONTEXTS: usize = 24;
+pub const CONTEXTS: usize = 23;
 
 /// Tokens that a lane remembers.
 pub const RECENT: usize = 6;
@@ -43,6 +43,19 @@ pub struct Lane {
     followers: Vec<u32>,
     /// Bytes of a record; 0 if the chunk has none.
     stride: usize,
+}
+
+/// Classes of three bytes.
+pub const CLASSES: usize = 64;
+
+/// Digits, letters, white space, others.
+fn class(b: u8) -> usize {
+    match b {
+        b'0'..=b'9' => 1,
+        b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => 2,
+        b' ' | b'\n' | b'\t' => 3,
+        _ => 0,
+    }
 }
 
 /// A coarse alphabet.
@@ -140,6 +153,13 @@ impl Lane {
         self.bytes as u8
     }
 
+    /// What kinds of bytes the last three are: below [`CLASSES`].
+    #[inline(always)]
+    pub fn classes(&self) -> usize {
+        let of = |back: u32| class((self.bytes >> (8 * back)) as u8);
+        of(0) * 16 + of(1) * 4 + of(2)
+    }
+
     #[inline(always)]
     pub fn column(&self) -> usize {
         self.text.len() - self.line
@@ -222,7 +242,6 @@ impl Lane {
             hash(followers.copied().unwrap_or(0), t1),
             // kinds of the last bytes
             hash(self.kinds & 0xff_ffff, 3),
-            hash(t2, hash(word, self.word_before)),
             hash(t1, t3),
         ];
         let mut out = [0; CONTEXTS];

@@ -1,7 +1,7 @@
 //! What the mixer learns besides the statistics of contexts: weights and
 //! maps. Every chunk starts from a trained copy of it.
 
-use super::lane::CONTEXTS;
+use super::lane::{CLASSES, CONTEXTS};
 use super::matches::MODELS;
 use crate::lm::mixer::LEVELS;
 use crate::lm::mixer::start::{self, FEW, MANY, WEIGHTS};
@@ -10,7 +10,8 @@ use crate::lm::mixer::tables::squash;
 /// Kinds of input that a context gives: what its node's state has meant, and
 /// what its node says itself.
 pub const KINDS: usize = 2;
-/// Inputs of a mixer: of the contexts, kind by kind, then the [others](Input).
+/// Inputs of a mixer: of the contexts, kind by kind, then those below, then
+/// zeros that make a row full registers.
 pub const INPUTS: usize = 64;
 /// The model's odds, and its probability.
 pub const MODEL: usize = KINDS * CONTEXTS;
@@ -37,16 +38,18 @@ pub const TRUST: usize = 20;
 pub const LEVELS_TOGETHER: usize = 3;
 
 /// Weight sets with which a decision is mixed.
-pub const SETS: usize = 5;
+pub const SETS: usize = 6;
 /// Rows of weights in each: by level and match state; by last byte and level;
 /// by the decisions so far; by level and trust; by level and the number of
-/// contexts that have been here before.
+/// contexts that have been here before; by level and the classes of the last
+/// three bytes.
 pub const ROWS: [usize; SETS] = [
     LEVELS * MATCHES,
     256 * LEVELS / LEVELS_TOGETHER,
     1024,
     LEVELS * TRUST,
     LEVELS * (CONTEXTS + 1),
+    LEVELS * CLASSES,
 ];
 /// The first row of each set.
 pub const FIRST: [usize; SETS] = {

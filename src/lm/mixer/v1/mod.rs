@@ -1,6 +1,6 @@
-//! Version 1 of the mixer: what codes new chunks. Beyond version 0 it has four
+//! Version 1 of the mixer: what codes new chunks. Beyond version 0 it has three
 //! contexts more, contexts of records, a first match model that goes on behind
-//! what differed, a fifth set of weights, a second final mixer, and a rate that
+//! what differed, two more sets of weights, a second final mixer, and a rate that
 //! falls as the chunk goes on.
 
 mod lane;
@@ -20,18 +20,22 @@ use super::tables::{LIMIT, hash, squash, stretch};
 use crate::kernel::{Job, Width, prefetch, wide};
 use crate::lm::coder::BitCoder;
 use crate::lm::vocabulary::Vocabulary;
-use lane::{CONTEXTS, Lane};
+use lane::{CLASSES, CONTEXTS, Lane};
 use learned::{
-    APM_ROWS, BIAS, CELLS, FIRST, INPUTS, LAST_ROWS, LEVELS_TOGETHER, MATCH, MATCHES, MODEL, POINTS, PRIOR,
-    PRIOR_BITS, PRIORS, ROWS, SETS, TRUST,
+    APM_ROWS, BIAS, CELLS, FIRST, INPUTS, LAST_ROWS, LEVELS_TOGETHER, MATCH, MATCHES, MODEL,
+    POINTS, PRIOR, PRIOR_BITS, PRIORS, ROWS, SETS, TRUST,
 };
 use matches::{Guess, MODELS, Matches};
 
 /// Learning rate of the weights without a model and beside one; 1.0 is 4096.
-const RATES: [i32; 2] = [36, 24];
+const RATES: [i32; 2] = [36, 16];
 /// What is added at the beginning of a chunk, and half of it after so many tokens.
 const HASTE: i32 = 30;
 const HALF: i32 = 1024;
+/// The largest table of statistics, in lines of 64 bytes, by its logarithm:
+/// 8 MB.
+const MAX_LINES: u32 = 17;
+
 /// Learning rate of the final mixers: 2^-9.
 const LAST_SHIFT: u32 = 18;
 /// Learning rates of maps: 2^-6 and so on.
@@ -99,7 +103,7 @@ impl Mixer {
     /// As [`begin`](Self::begin), but goes on with what was learned before.
     pub fn begin_with_learned(&mut self, head: &Head) {
         let bits = usize::BITS - head.tokens.leading_zeros(); // 15 for 64 KiB of prose
-        self.slots.reset((bits + 1).clamp(6, 16));
+        self.slots.reset((bits + 2).clamp(6, MAX_LINES));
         self.matches.reset(head.lengths(), bits.clamp(6, 16));
         self.lanes.resize_with(head.lanes, Lane::default);
         for lane in &mut self.lanes {
@@ -157,6 +161,7 @@ impl Mixer {
         };
         let contexts = l.contexts(expected);
         let last_byte = usize::from(l.last_byte());
+        let classes = l.classes();
         let prior_of = [0, 1 + last_byte as u32, l.recent[0]];
         let (depth, vocabulary) = (self.vocabulary.depth() as usize, self.vocabulary.len());
 
@@ -254,6 +259,7 @@ impl Mixer {
                 FIRST[2] + decisions % ROWS[2],
                 FIRST[3] + (level * TRUST + trust) % ROWS[3],
                 FIRST[4] + (level * (CONTEXTS + 1) + known) % ROWS[4],
+                FIRST[5] + (level * CLASSES + classes) % ROWS[5],
             ];
             let mut sums = [0; SETS];
             for k in 0..SETS {
@@ -308,8 +314,7 @@ impl Mixer {
                 }
             }
             for k in 0..SETS {
-                let error =
-                    (((target - squash(sums[k])) * rate) >> 8).clamp(-32767, 32767);
+                let error = (((target - squash(sums[k])) * rate) >> 8).clamp(-32767, 32767);
                 let row = &mut learned.rows[rows[k]].0;
                 for j in 0..INPUTS {
                     let step = (i32::from(inputs[j]) * error + 0x4000) >> 15;
