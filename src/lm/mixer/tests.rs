@@ -235,7 +235,13 @@ const GOLDEN: [[&str; 5]; 2] = [
         "a97243555614004a",
         "1401be14cdef38f2c6c74aa47a97beceea71e5d830",
     ],
-    ["", "", "", "", "00"],
+    [
+        "43f3bf20c30ecc38",
+        "6c78994052c862a9",
+        "7c50dcd51b893e6f",
+        "2dfd1dee68a74786",
+        "14010ebe1562a6859d6d0319f9f09155e5b7f5a226",
+    ],
 ];
 
 fn to_hex(bytes: &[u8]) -> String {
