@@ -236,11 +236,11 @@ const GOLDEN: [[&str; 5]; 2] = [
         "1401be14cdef38f2c6c74aa47a97beceea71e5d830",
     ],
     [
-        "43f3bf20c30ecc38",
-        "6c78994052c862a9",
-        "7c50dcd51b893e6f",
-        "2dfd1dee68a74786",
-        "14010ebe1562a6859d6d0319f9f09155e5b7f5a226",
+        "ce3211b46cd53a56",
+        "fb2dfe50c8f7f1f7",
+        "da2bf5aa034b9190",
+        "f8b7fc7ef6ec2bd2",
+        "14010ebe144b2a087558cc83bfa2c9999b0912d3fa771a",
     ],
 ];
 

@@ -98,8 +98,8 @@ pub struct Learned {
 impl start::Learned for Learned {
     fn untrained() -> Self {
         let mut row = [0; INPUTS];
-        row[..CONTEXTS].fill(2500);
-        row[MODEL] = 8192;
+        row[..CONTEXTS].fill(1000);
+        row[MODEL] = 10240;
         row[MATCH..MATCH + MODELS].fill(4096);
         let mut map = [0; CELLS];
         for (i, m) in map.iter_mut().enumerate() {
