@@ -10,7 +10,10 @@ CARGO   ?= cargo
 
 PROGRAM ?= target/release/laconicfs
 
-.PHONY: all install uninstall check
+# What `make deb` packs: an installation below this folder, and nothing else.
+STAGE = target/debian/root
+
+.PHONY: all install uninstall deb check
 
 all:
 	$(CARGO) build --release --locked
@@ -30,6 +33,13 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/laconicfs $(DESTDIR)$(SBINDIR)/mount.laconicfs
 	rm -f '$(DESTDIR)$(UNITDIR)/laconicfs@.service'
 	rm -rf $(DESTDIR)$(DOCDIR)
+
+# `cargo install cargo-deb` first. PROGRAM names one that is built already.
+deb:
+	@test -x $(PROGRAM) || $(MAKE) all
+	rm -rf $(STAGE)
+	$(MAKE) -s install DESTDIR=$(STAGE) PREFIX=/usr SBINDIR=/usr/sbin
+	$(CARGO) deb --no-build --no-strip
 
 check:
 	.ci/run

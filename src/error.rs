@@ -5,6 +5,7 @@
 //! a sentence that says what to do). The variants of the first group are the
 //! conditions that POSIX names; those of the second are ours.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::store::ChunkId;
@@ -96,8 +97,9 @@ impl Error {
     /// Wraps an I/O error with a phrase saying what was being done.
     /// A full disk becomes [`Error::NoSpace`], whatever was being done.
     pub fn io(context: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
-        move |source| match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace,
+        // By its kind: libraries wrap errors of the system in their own.
+        move |source| match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace,
             _ => Error::Io {
                 context: context.into(),
                 source,

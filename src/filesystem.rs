@@ -110,10 +110,18 @@ impl FileSystem {
             Model::parse(bytes.clone())?;
         }
         let existed = path.symlink_metadata().is_ok();
+        let was_empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
         let result = Self::create_in(path, new);
-        if result.is_err() && !existed {
-            // Half a store is of no use, and this one was made just now.
-            let _ = std::fs::remove_dir_all(path);
+        // Half a store is of no use, and this one was made just now. What had
+        // been there, or is another's, is refused by these two.
+        if let Err(error) = &result
+            && !matches!(error, Error::Other(_) | Error::Locked { .. })
+        {
+            if !existed {
+                let _ = std::fs::remove_dir_all(path);
+            } else if was_empty {
+                remove_entries(path);
+            }
         }
         result
     }
@@ -392,6 +400,16 @@ impl FileSystem {
             max_load: rules.max_load,
             min_battery: rules.min_battery,
         }
+    }
+}
+
+/// Empties a directory, as far as that goes.
+fn remove_entries(path: &Path) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => std::fs::remove_dir_all(entry.path()),
+            false => std::fs::remove_file(entry.path()),
+        };
     }
 }
 

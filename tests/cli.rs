@@ -60,6 +60,11 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// The length of some bytes as people read it.
+fn sized(bytes: &[u8]) -> String {
+    indicatif::BinaryBytes(bytes.len() as u64).to_string()
+}
+
 /// Writes a file into the volume of a closed store.
 fn put(store: &Path, name: &str, content: &[u8]) {
     let fs = FileSystem::open(store, &Settings::default()).unwrap();
@@ -162,6 +167,50 @@ fn a_store_is_not_made_where_something_is() {
     let missing = folder.path().join("a/b");
     fails(&["mkfs", text(&missing)], 1);
     works(&["fsck", text(&store)]);
+}
+
+/// Wherever the disk becomes full, in the database, the model or what follows.
+#[test]
+fn a_store_that_does_not_fit_is_not_half_made() {
+    let disk = tempfile::tempdir().unwrap();
+    let at = |name: &str| disk.path().join(name);
+    let mut failed = 0;
+    for kib in [16, 64, 500, 2000, 5000, 16000] {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"])
+            .arg(disk.path())
+            .output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: a small disk cannot be mounted");
+            return;
+        }
+        fs::create_dir(at("there")).unwrap();
+        let outputs = ["new", "there"].map(|name| {
+            let output = laconicfs(&["mkfs", text(&at(name))]);
+            let left = fs::read_dir(at(name)).map_or(0, Iterator::count);
+            if output.status.success() {
+                fs::remove_dir_all(at(name)).unwrap();
+            }
+            (output, left)
+        });
+        let kept = fs::read_dir(disk.path()).unwrap().count();
+        let unmounted = Command::new("umount").arg(disk.path()).status();
+        assert!(unmounted.unwrap().success());
+        for (output, left) in outputs {
+            let said = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                assert!(left > 0);
+                continue;
+            }
+            failed += 1;
+            assert_eq!(output.status.code(), Some(8), "{kib} KiB: {said}");
+            assert!(said.contains("free some space"), "{said}");
+            assert_eq!(left, 0, "{kib} KiB");
+        }
+        assert!(kept <= 1, "{kib} KiB");
+    }
+    // All but the last are too small.
+    assert_eq!(failed, 10);
 }
 
 #[test]
@@ -432,8 +481,12 @@ fn files_go_through_the_codec_and_back() {
                 "--json",
             ]);
             assert_eq!(report["coded"], fs::metadata(&coded).unwrap().len());
-            works(&["codec", "decode", text(&coded), text(&again)]);
+            let said = works(&["codec", "decode", text(&coded), text(&again)]);
             assert_eq!(fs::read(&again).unwrap(), content);
+            // Of what was decoded, not what coding it would have gained.
+            let (plain, coded) = (sized(content), sized(&fs::read(&coded).unwrap()));
+            let expected = format!("{plain} out of {coded} coded");
+            assert!(said.contains(&expected), "{said}");
         }
     }
     // Damage leaves what is there alone.

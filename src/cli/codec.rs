@@ -164,7 +164,16 @@ fn encode(args: &EncodeArgs, json: bool) -> Result<()> {
         )
     })?;
     bar.finish_and_clear();
-    emit(args.output.as_path(), plain, coded, json)
+    emit(plain, coded, json, |done| {
+        format!(
+            "{}: {} plain, {} coded ({}, {:.3} bits per byte)\n",
+            args.output.display(),
+            size(plain),
+            size(coded),
+            percent(coded, plain),
+            done.bits_per_byte
+        )
+    })
 }
 
 fn decode(args: &DecodeArgs, json: bool) -> Result<()> {
@@ -183,25 +192,24 @@ fn decode(args: &DecodeArgs, json: bool) -> Result<()> {
         coded::decode(&codec, &header, threads, &mut input, output, &mut each).with_context(name)
     })?;
     bar.finish_and_clear();
-    emit(args.output.as_path(), header.plain_len, coded, json)
+    let plain = header.plain_len;
+    emit(plain, coded, json, |_| {
+        format!(
+            "{}: {} out of {} coded, every chunk as it was\n",
+            args.output.display(),
+            size(plain),
+            size(coded),
+        )
+    })
 }
 
-fn emit(output: &Path, plain: u64, coded: u64, json: bool) -> Result<()> {
+fn emit(plain: u64, coded: u64, json: bool, human: impl FnOnce(&Done) -> String) -> Result<()> {
     let done = Done {
         plain,
         coded,
         bits_per_byte: bits_per_byte(coded, plain),
     };
-    report::emit(json, &done, || {
-        format!(
-            "{}: {} plain, {} coded ({}, {:.3} bits per byte)\n",
-            output.display(),
-            size(plain),
-            size(coded),
-            percent(coded, plain),
-            done.bits_per_byte
-        )
-    })
+    report::emit(json, &done, || human(&done))
 }
 
 /// The model with this hash: the one named, else the embedded one.

@@ -40,6 +40,7 @@ use crate::volume;
         laconicfs fsck --repair ~/notes.store    # puts in order what can be"
 )]
 pub struct FsckArgs {
+    /// The store: its directory, not where it was mounted
     store: PathBuf,
     /// Read, decode and verify every chunk too
     #[arg(long)]
