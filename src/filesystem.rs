@@ -167,6 +167,7 @@ impl FileSystem {
             cache_bytes: (settings.cache_bytes)
                 .min(usize::try_from(budget.cache).unwrap_or(usize::MAX)),
             dirty_bytes: usize::try_from(budget.dirty).unwrap_or(usize::MAX),
+            patch_bytes: usize::try_from(budget.patches).unwrap_or(usize::MAX),
             rules: settings.rules.clone(),
             drain_threads: settings.drain_threads.min(budget.coders),
             decode_threads: budget.coders,

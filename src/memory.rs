@@ -29,6 +29,8 @@ pub struct Budget {
     pub cache: u64,
     /// Changes that wait for a commit.
     pub dirty: u64,
+    /// Small writes that are kept beside their chunks.
+    pub patches: u64,
     /// Threads that may run the model at a time.
     pub coders: usize,
     /// Requests of the kernel that nobody waits for, under way at a time;
@@ -50,13 +52,15 @@ impl Budget {
         let free = total - BASE;
         let coders = (free / 3 / CODER).clamp(1, processors.max(1) as u64);
         let dirty = (free / 8).clamp(4 * MIB, 64 * MIB);
+        let patches = (free / 16).clamp(2 * MIB, 256 * MIB);
         let background = (free / 16 / MIB).clamp(4, 64);
         // The bytes of a commit are there as frames too.
-        let taken = coders * CODER + dirty + dirty / 4 + background * MIB;
+        let taken = coders * CODER + dirty + dirty / 4 + patches + background * MIB;
         Ok(Budget {
             total,
             cache: free.saturating_sub(taken).max(2 * MIB),
             dirty,
+            patches,
             coders: coders as usize,
             background: background as u16,
         })
@@ -151,6 +155,7 @@ mod tests {
                 let sum = BASE
                     + budget.cache
                     + budget.dirty / 4 * 5
+                    + budget.patches
                     + budget.coders as u64 * CODER
                     + u64::from(budget.background) * MIB;
                 assert!(sum <= total * MIB, "{budget:?}");
@@ -159,7 +164,7 @@ mod tests {
             }
         }
         let large = Budget::split(8 << 30, 2).unwrap();
-        assert!(large.cache > 7 << 30 && large.coders == 2);
+        assert!(large.cache > 27 << 28 && large.coders == 2);
         let small = Budget::split(191 * MIB, 2).unwrap_err().to_string();
         assert!(small.contains("at least 192 MiB"), "{small}");
     }

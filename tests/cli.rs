@@ -356,6 +356,41 @@ fn damage_is_named_by_file_and_range() {
     fs.close().unwrap();
 }
 
+/// A copy from a backup heals what is damaged, by itself and after a repair.
+#[test]
+fn an_import_heals_damage() {
+    for repaired in [false, true] {
+        let (folder, store) = store();
+        let backup = folder.path().join("backup");
+        fs::create_dir(&backup).unwrap();
+        fs::write(backup.join("file"), noise(200_000)).unwrap();
+        works(&["import", "--drain", text(&backup), text(&store)]);
+        let logs = fs::read_dir(store.join("logs")).unwrap();
+        let paths = logs.map(|entry| entry.unwrap().path());
+        let log = paths.max_by_key(|path| fs::metadata(path).unwrap().len());
+        let log = File::options().read(true).write(true).open(log.unwrap());
+        let (log, mut byte) = (log.unwrap(), [0]);
+        log.read_exact_at(&mut byte, 100_000).unwrap();
+        log.write_all_at(&[byte[0] ^ 4], 100_000).unwrap();
+        let fsck = |how: &str| laconicfs(&["fsck", how, text(&store)]).status.code();
+        assert_eq!(fsck("--scrub"), Some(4));
+        if repaired {
+            assert_eq!(fsck("--repair"), Some(1 + 4));
+        }
+        let import = [
+            "import",
+            "--checksum",
+            text(&backup),
+            text(&store),
+            "--json",
+        ];
+        assert_eq!(json(&import)["files"], 1);
+        assert_eq!(fsck("--scrub"), Some(0));
+        let import = json(&import);
+        assert_eq!((&import["files"], &import["equal"]), (&0.into(), &1.into()));
+    }
+}
+
 /// Without its database a store comes back from its journal, and without that
 /// as well from its value logs, without names.
 #[test]

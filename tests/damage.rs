@@ -78,8 +78,12 @@ fn stores(home: &Path) -> [PathBuf; 2] {
                 .volume()
                 .create(ROOT, name.as_bytes(), mode, OpenFlags::WRITE, me)
                 .unwrap();
+            let mut first = content(at);
+            if part == 2 {
+                first[30..50].fill(b'?');
+            }
             fs_.volume()
-                .write_file(attr.ino, 0, &content(at), WriteFlags::empty())
+                .write_file(attr.ino, 0, &first, WriteFlags::empty())
                 .unwrap();
             fs_.volume().release(attr.ino);
             if at % 4 == 0 {
@@ -91,6 +95,17 @@ fn stores(home: &Path) -> [PathBuf; 2] {
         }
         fs_.volume().tier().sync().unwrap();
         if part == 2 {
+            // Small writes that wait beside their chunks: without them the
+            // files would hold what was there before.
+            for at in (2 * FILES / 3)..FILES {
+                let name = format!("file {at}");
+                let ino = fs_.volume().lookup(ROOT, name.as_bytes()).unwrap().ino;
+                let bytes = &content(at)[30..50];
+                fs_.volume()
+                    .write_file(ino, 30, bytes, WriteFlags::empty())
+                    .unwrap();
+            }
+            fs_.volume().tier().sync().unwrap();
             copy(&store, &crashed);
         }
         fs_.close().unwrap();

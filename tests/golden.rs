@@ -7,6 +7,7 @@ use std::process::Command;
 
 use laconicfs::filesystem::{FileSystem, NewStore, Settings};
 use laconicfs::lm::model::Model;
+use laconicfs::store::{Access, Store, StoreDir, Table};
 use laconicfs::volume::{Caller, OpenFlags, ROOT, WriteFlags};
 use tempfile::TempDir;
 
@@ -42,6 +43,33 @@ fn files() -> Vec<(&'static [u8], Vec<u8>)> {
         (b"odd \xff name\n", b"caf\xc3\xa9 \xa0\xa1".to_vec()),
         (b"hot", text(5000)),
     ]
+}
+
+/// What was written over the files of `volume-3` after they were coded, and
+/// synced before a crash: name, offset, bytes.
+fn patches() -> Vec<(&'static [u8], usize, Vec<u8>)> {
+    vec![
+        (b"text", 5, b"patched".to_vec()),
+        (b"text", 8190, b"over the end of a chunk".to_vec()),
+        (b"text", 19_990, text(900)),
+        (b"noise", 8192, vec![b'-'; 700]),
+        // Long enough for a value log.
+        (b"zeros", 100_000, text(3000)),
+    ]
+}
+
+/// The files of a golden volume.
+fn content(volume: &str) -> Vec<(&'static [u8], Vec<u8>)> {
+    let mut files = files();
+    if volume == "volume-3" {
+        for (name, at, bytes) in patches() {
+            for (_, content) in files.iter_mut().filter(|(of, _)| *of == name) {
+                content.resize(content.len().max(at + bytes.len()), 0);
+                content[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+    }
+    files
 }
 
 fn below(dir: &Path) -> Vec<PathBuf> {
@@ -86,13 +114,23 @@ fn write_golden() {
         assert_eq!(written.unwrap(), content.len() as u64);
         fs_.volume().release(attr.ino);
     }
-    fs_.close().unwrap();
-    drop(fs_);
-    let _ = fs::remove_file(store.join("lock"));
+    fs_.volume().tier().drain(&mut |_| true).unwrap();
+    for (name, at, bytes) in patches() {
+        let ino = fs_.volume().lookup(ROOT, name).unwrap().ino;
+        let written = fs_
+            .volume()
+            .write_file(ino, at as u64, &bytes, WriteFlags::empty());
+        assert_eq!(written.unwrap(), (at + bytes.len()) as u64);
+    }
+    fs_.volume().sync().unwrap();
+    // As a crash would leave it.
     for file in below(&store) {
         let name = file.strip_prefix(&store).unwrap();
+        if name == Path::new("lock") {
+            continue;
+        }
         let packed = zstd::encode_all(fs::File::open(&file).unwrap(), 19).unwrap();
-        let target = golden("volume-1-journal").join(format!("{}.zst", name.display()));
+        let target = golden("volume-3").join(format!("{}.zst", name.display()));
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::write(target, packed).unwrap();
     }
@@ -114,21 +152,42 @@ fn unpacked(volume: &str) -> TempDir {
 
 #[test]
 fn golden_volumes_are_read() {
-    for volume in ["volume-1", "volume-1-journal"] {
-        read(unpacked(volume).path());
+    for volume in ["volume-1", "volume-1-journal", "volume-3"] {
+        read(unpacked(volume).path(), volume);
     }
-    // Without its database as well.
-    let home = unpacked("volume-1-journal");
-    fs::remove_dir_all(home.path().join("db")).unwrap();
-    read(home.path());
+    // Without their database as well.
+    for volume in ["volume-1-journal", "volume-3"] {
+        let home = unpacked(volume);
+        fs::remove_dir_all(home.path().join("db")).unwrap();
+        read(home.path(), volume);
+    }
 }
 
-fn read(path: &Path) {
+#[test]
+fn golden_volumes_hold_rows_of_every_version() {
+    let home = unpacked("volume-3");
+    let directory = StoreDir::open(home.path(), Access::Read).unwrap();
+    let store = directory.store();
+    let rows = |table| store.scan(table, &[], None, usize::MAX).unwrap();
+    // The second version of a chunk's row has a model, and patches wait.
+    assert!(rows(Table::Chunk).iter().any(|(_, row)| row[0] == 2));
+    assert_eq!(rows(Table::Patch).len(), 5);
+    drop((store, directory));
+    let home = unpacked("volume-1");
+    let directory = StoreDir::open(home.path(), Access::Read).unwrap();
+    let rows = directory
+        .store()
+        .scan(Table::Chunk, &[], None, usize::MAX)
+        .unwrap();
+    assert!(rows.iter().all(|(_, row)| row[0] == 1));
+}
+
+fn read(path: &Path, volume: &str) {
     for settings in [Settings::look(), Settings::default()] {
         let fs_ = FileSystem::open(path, &settings).unwrap();
         let report = fs_.report().unwrap();
         assert!(report.chunks.iter().any(|c| c.tier == "cold"));
-        for (name, content) in files() {
+        for (name, content) in content(volume) {
             let ino = fs_.volume().lookup(ROOT, name).unwrap().ino;
             let read = fs_.volume().read_file(ino, 0, content.len() + 10).unwrap();
             assert_eq!(read, content, "{name:?}");

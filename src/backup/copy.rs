@@ -199,6 +199,15 @@ fn is_fatal(error: &Error) -> bool {
     }
 }
 
+/// Whether an error says that stored bytes cannot be had.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Corrupt(_) => true,
+        Error::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
+        _ => false,
+    }
+}
+
 /// Whether an error says that the target or this user may not have it.
 fn is_refusal(error: &Error) -> bool {
     match error {
@@ -537,7 +546,8 @@ impl<S: Tree, T: Tree> Copier<'_, S, T> {
         self.to.set_size(&target, length)
     }
 
-    /// Whether a file of both trees has the same bytes; holes are zeros.
+    /// Whether a file of both trees has the same bytes; holes are zeros. What
+    /// cannot be read in the target is not the same, so that a copy heals it.
     fn same(&self, job: &Job<S::Dir, T::Dir>) -> Result<bool> {
         let source = self.from.open(&job.from, &job.name)?;
         let target = self.to.open(&job.to, &job.name)?;
@@ -551,7 +561,10 @@ impl<S: Tree, T: Tree> Copier<'_, S, T> {
             while at < end {
                 let wanted = PIECE.min((end - at) as usize);
                 let ours = self.from.read(&source, at, wanted)?;
-                let theirs = self.to.read(&target, at, wanted)?;
+                let theirs = match self.to.read(&target, at, wanted) {
+                    Err(error) if is_damage(&error) => return Ok(false),
+                    read => read?,
+                };
                 if ours != theirs {
                     return Ok(false);
                 }

@@ -60,6 +60,15 @@ pub fn percent(part: u64, whole: u64) -> String {
     }
 }
 
+/// What a store takes against its files: in small ones the model is most of it,
+/// and per cents say nothing.
+pub fn against(on_disk: u64, logical: u64, files: &str) -> String {
+    match on_disk > logical.saturating_mul(4) {
+        true => "mostly the model and what every store has".into(),
+        false => format!("{} of {files}", percent(on_disk, logical)),
+    }
+}
+
 /// Bits that one plain byte takes.
 pub fn bits_per_byte(stored: u64, plain: u64) -> f64 {
     match plain {
@@ -134,6 +143,9 @@ mod tests {
     #[test]
     fn figures_of_nothing() {
         assert_eq!(percent(1, 0), "-");
+        assert_eq!(against(1, 2, "logical"), "50.0 % of logical");
+        assert!(against(9, 2, "logical").contains("model"));
+        assert!(against(9, 0, "logical").contains("model"));
         assert_eq!(bits_per_byte(5, 0), 0.0);
         assert_eq!(bits_per_byte(1, 4), 2.0);
         assert_eq!(size(1536), "1.50 KiB");

@@ -84,9 +84,9 @@ pub fn human(stat: &Report) -> String {
     line(
         "on disk",
         format!(
-            "{}, {} of logical (database {}, value logs {}, model and others {})",
+            "{}, {} (database {}, value logs {}, model and others {})",
             size(stat.disk.total),
-            percent(stat.disk.total, stat.logical),
+            report::against(stat.disk.total, stat.logical, "logical"),
             size(stat.disk.database),
             size(stat.disk.logs),
             size(stat.disk.other),

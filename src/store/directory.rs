@@ -23,7 +23,7 @@ use super::{Access, SledStore, durable, recover};
 use crate::error::{Error, Result};
 
 /// The newest format of a store that this program knows, and the one it makes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The first format with a journal.
 const JOURNALED: u32 = 2;

@@ -83,10 +83,12 @@ pub enum Table {
     Xattr = 7,
     /// Value log -> its live bytes.
     Log = 8,
+    /// Inode ++ index of a chunk -> what was written into it lately.
+    Patch = 9,
 }
 
 impl Table {
-    pub const ALL: [Table; 9] = [
+    pub const ALL: [Table; 10] = [
         Table::Meta,
         Table::Inode,
         Table::Dirent,
@@ -96,6 +98,7 @@ impl Table {
         Table::Orphan,
         Table::Xattr,
         Table::Log,
+        Table::Patch,
     ];
 }
 

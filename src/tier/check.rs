@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::Result;
 use crate::store::{ChunkId, Class, Store, Table, ValueRef};
 
+use super::patch::{self, PatchRow};
 use super::rows::{self, ChunkRow, Counters, Run};
 
 /// Problems described in words; more are only counted.
@@ -105,6 +106,27 @@ pub fn check(store: &dyn Store) -> Result<Check> {
             Err(error) => found.wrong(|| format!("attribute {key:02x?}: {error}")),
         },
     )?;
+    each_row(store, Table::Patch, |key, row| {
+        let read = || -> Result<_> {
+            let (place, row) = (patch::parse_row_key(key)?, PatchRow::decode(row)?);
+            Ok((
+                place,
+                patch::chunk_below(store, place)? == Some(row.base),
+                row,
+            ))
+        };
+        let problem = match read() {
+            Ok((place, matches, row)) => {
+                let owner = || format!("the patch of chunk {} of inode {}", place.1, place.0);
+                value(&mut found, &owner, key, &row.value);
+                (!matches).then(|| format!("{} belongs to another chunk", owner()))
+            }
+            Err(error) => Some(format!("patch {key:02x?}: {error}")),
+        };
+        if let Some(problem) = problem {
+            found.wrong(|| problem);
+        }
+    })?;
 
     each_row(store, Table::Pend, |key, _| {
         match rows::parse_pend_key(key) {

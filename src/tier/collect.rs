@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, LogRecord, Table};
 
 use super::commit::{SPACE_AGE, Swap};
+use super::patch::PatchRow;
 use super::rows::{self, ChunkRow};
 use super::{Health, Shared};
 
@@ -126,6 +127,7 @@ impl Shared {
         }
         // What was deleted is garbage once that is committed. Whether it was
         // shows below.
+        let _ = self.fold_all();
         let _ = self.sync();
         let mut usable = false;
         for _ in 0..64 {
@@ -170,6 +172,18 @@ impl Shared {
             log::warn!(
                 "{lost} bytes of value log {log} cannot be read; the log is kept if it is needed"
             );
+        }
+        let patched = |record: &LogRecord| {
+            let row = self.store.get(Table::Patch, &record.owner_key)?;
+            let row = row.as_deref().map(PatchRow::decode).transpose()?;
+            Ok(row.is_some_and(|row| row.value == record.value))
+        };
+        for record in &records {
+            // Their chunks are to be rewritten soon anyway.
+            if record.owner_table == Table::Patch && patched(record)? {
+                self.fold_all()?;
+                break;
+            }
         }
         for record in records {
             if self.drain.stopped() {

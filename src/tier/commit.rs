@@ -11,6 +11,7 @@ use crate::parallel;
 use crate::store::{Batch, ChunkId, Class, Space, Table, ValueRef};
 
 use super::overlay::Layer;
+use super::patch::{self, Changed, Patch, PatchRow};
 use super::rows::{self, ChunkRow, Counters, run_of};
 use super::{Health, Plain, Shared, State};
 
@@ -55,6 +56,7 @@ struct Frozen {
     /// What the files that they were written to want of them.
     wishes: HashMap<ChunkId, Policy>,
     swaps: Vec<Swap>,
+    patches: Changed,
 }
 
 impl Frozen {
@@ -63,9 +65,13 @@ impl Frozen {
     }
 }
 
-/// Values of chunks that were appended by a commit that then failed for want
-/// of space: the next one uses them.
-type Encoded = HashMap<ChunkId, (ValueRef, Kind)>;
+/// Values that were appended by a commit that then failed for want of space:
+/// the next one uses them.
+#[derive(Default)]
+struct Encoded {
+    chunks: HashMap<ChunkId, (ValueRef, Kind)>,
+    patches: HashMap<(u64, u64), (Arc<Patch>, ValueRef)>,
+}
 
 /// What a commit will have changed beside the store, once it is durable.
 struct Outcome {
@@ -80,7 +86,7 @@ pub(super) fn now_ms() -> u64 {
 }
 
 pub(super) fn commit_loop(shared: &Arc<Shared>) {
-    let mut encoded = Encoded::new();
+    let mut encoded = Encoded::default();
     loop {
         let mut state = shared.state.lock();
         loop {
@@ -106,10 +112,14 @@ pub(super) fn commit_loop(shared: &Arc<Shared>) {
 impl Shared {
     /// How long until a commit should begin; `None` when there is no need.
     fn commit_due(&self, state: &State) -> Option<Duration> {
-        if !state.has_pending() || state.health == Health::Dead {
+        if state.health == Health::Dead {
             return None;
         }
-        if state.urgent {
+        let fold = self.fold_due(state).filter(|_| !state.stop);
+        if !state.has_pending() {
+            return fold;
+        }
+        if state.urgent || fold == Some(Duration::ZERO) {
             return Some(Duration::ZERO);
         }
         if state.stop {
@@ -123,7 +133,8 @@ impl Shared {
             return Some(Duration::ZERO);
         }
         let since = state.since.map_or(Duration::ZERO, |since| since.elapsed());
-        Some(self.options.commit_every.saturating_sub(since))
+        let wait = self.options.commit_every.saturating_sub(since);
+        Some(wait.min(fold.unwrap_or(wait)))
     }
 
     /// Whether writes would leave too little space for anything else.
@@ -146,6 +157,7 @@ impl Shared {
 
     /// One commit of everything that is pending.
     fn commit(&self, encoded: &mut Encoded) {
+        self.fold_some();
         let hashed = self.hash_dirty();
         let frozen = {
             let mut state = self.state.lock();
@@ -212,9 +224,12 @@ impl Shared {
             changed.push((key, run.encode(), refs, preserved));
         }
         // A copy that is to be made begins here: its own row as it is now.
+        // What is patched has to be folded first.
         let copy_row = match &state.copy_wanted {
-            Some((_, table, key)) => Some(self.view(state).get(*table, key)?),
-            None => None,
+            Some((_, table, key)) if state.patches.is_empty() => {
+                Some(self.view(state).get(*table, key)?)
+            }
+            _ => None,
         };
         // Nothing fails from here on.
         for (key, row, refs, preserved) in changed {
@@ -229,6 +244,8 @@ impl Shared {
         }
         let dirty = std::mem::take(&mut state.dirty);
         let wishes = std::mem::take(&mut state.wishes);
+        let policy = |ino: u64| wishes.get(&ino).copied().unwrap_or_default();
+        let patches = state.patches.take_changed(policy);
         for (plain, ((ino, _), name)) in dirty.into_values().zip(names) {
             state.inflight.entry(name).or_insert(plain);
             if let Some(wish) = wishes.get(&ino) {
@@ -236,13 +253,17 @@ impl Shared {
                 *wished = (*wished).max(*wish);
             }
         }
+        let wishes: Vec<_> = wishes.into_iter().collect();
+        state.keep_wishes_of_patches(&wishes);
         state.dirty_bytes = 0;
         state.inflight_bytes = state.inflight.values().map(|plain| plain.capacity()).sum();
         state.since = None;
         let layer = Arc::new(std::mem::take(&mut state.pending));
         state.frozen = Some(layer.clone());
         state.epoch += 1;
-        if let (Some((base, ..)), Some(row)) = (state.copy_wanted.take(), copy_row) {
+        if let Some(row) = copy_row
+            && let Some((base, ..)) = state.copy_wanted.take()
+        {
             state.begin_copying(base);
             state.copy_begun = Some(row);
         }
@@ -252,6 +273,7 @@ impl Shared {
             fresh: state.inflight.clone(),
             wishes: state.inflight_wishes.clone(),
             swaps: std::mem::take(&mut state.swaps),
+            patches,
         })
     }
 
@@ -275,17 +297,40 @@ impl Shared {
     fn plan(&self, frozen: &Frozen, encoded: &mut Encoded) -> Result<Outcome> {
         let mut chunks = self.touched_chunks(frozen)?;
         self.encode_new(frozen, &chunks, encoded)?;
+        self.write_patches(frozen, encoded)?;
         let now = now_ms();
         let mut live = frozen.layer.live.clone();
-        let mut log_change = |value: &ValueRef, sign: i64| {
+        let mut log_change = |value: &ValueRef, key: usize, sign: i64| {
             if let ValueRef::Log { log, .. } = value {
-                *live.entry(*log).or_default() += sign * value.log_bytes(32) as i64;
+                *live.entry(*log).or_default() += sign * value.log_bytes(key) as i64;
             }
         };
         let mut batch = Batch::default();
         for table in Table::ALL {
             for (key, value) in frozen.layer.table(table) {
                 batch.changes.push((table, key.clone(), value.clone()));
+            }
+        }
+        for (place, patch) in &frozen.patches {
+            let key = patch::row_key(*place);
+            let before = self.store.get(Table::Patch, &key)?;
+            if let Some(Ok(row)) = before.as_deref().map(PatchRow::decode) {
+                log_change(&row.value, key.len(), -1);
+            }
+            match (patch, encoded.patches.get(place)) {
+                (Some((patch, policy)), Some((_, value))) => {
+                    log_change(value, key.len(), 1);
+                    let row = PatchRow {
+                        base: patch.base,
+                        policy: *policy,
+                        value: value.clone(),
+                    };
+                    batch.put(Table::Patch, key, row.encode()?);
+                }
+                // One that cannot be read stays as it is.
+                (Some(_), None) => {}
+                (None, _) if before.is_some() => batch.delete(Table::Patch, key),
+                (None, _) => {}
             }
         }
         let mut counters = self.state.lock().counters.clone();
@@ -298,7 +343,10 @@ impl Shared {
             });
             let mut after = None;
             if refs_now > 0 {
-                let new = encoded.get(name).filter(|_| before.is_none() || chunk.heal);
+                let new = encoded
+                    .chunks
+                    .get(name)
+                    .filter(|_| before.is_none() || chunk.heal);
                 // A frame from elsewhere, where there is none that can be read.
                 let lacks = before.as_ref().is_none_or(|row| row.lost);
                 let adopted = frozen.layer.adopted.get(name).filter(|_| lacks);
@@ -364,12 +412,12 @@ impl Shared {
                 batch.changes.extend(delete.into_iter().chain(put));
             }
             if let Some(row) = &before {
-                log_change(&row.value, -1);
+                log_change(&row.value, name.0.len(), -1);
                 counters.remove(row);
             }
             match &after {
                 Some(row) => {
-                    log_change(&row.value, 1);
+                    log_change(&row.value, name.0.len(), 1);
                     counters.add(row);
                     batch.put(Table::Chunk, name.0, row.encode());
                 }
@@ -444,7 +492,7 @@ impl Shared {
                     None => chunk.refs > 0,
                     Some(row) => chunk.heal && row.refs.checked_add_signed(chunk.refs) != Some(0),
                 };
-                needed && !encoded.contains_key(name)
+                needed && !encoded.chunks.contains_key(name)
             })
             .filter_map(|(name, _)| Some((name, frozen.fresh.get(name)?)))
             .collect();
@@ -457,7 +505,31 @@ impl Shared {
                 let mut ledger = self.ledger.lock();
                 let value =
                     ledger.append(&*self.store, Class::Hot, Table::Chunk, &name.0, &frame)?;
-                encoded.insert(**name, (value, kind));
+                encoded.chunks.insert(**name, (value, kind));
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the patches that the store lacks.
+    fn write_patches(&self, frozen: &Frozen, encoded: &mut Encoded) -> Result<()> {
+        for (place, patch) in &frozen.patches {
+            let before = encoded.patches.get(place);
+            let wanted = patch.as_ref().filter(|(patch, _)| !patch.lost);
+            if let (Some((old, _)), Some((patch, _))) = (before, wanted)
+                && Arc::ptr_eq(old, patch)
+            {
+                continue;
+            }
+            let mut ledger = self.ledger.lock();
+            if let Some((_, value)) = encoded.patches.remove(place) {
+                ledger.settle(&value);
+            }
+            if let Some((patch, _)) = wanted {
+                let (key, payload) = (patch::row_key(*place), patch.encode());
+                let value =
+                    ledger.append(&*self.store, Class::Hot, Table::Patch, &key, &payload)?;
+                encoded.patches.insert(*place, (patch.clone(), value));
             }
         }
         Ok(())
@@ -478,7 +550,9 @@ impl Shared {
         {
             let mut ledger = self.ledger.lock();
             ledger.committed(outcome.logs);
-            for (_, (value, _)) in encoded.drain() {
+            let chunks = encoded.chunks.drain().map(|(_, (value, _))| value);
+            let patches = encoded.patches.drain().map(|(_, (_, value))| value);
+            for value in chunks.chain(patches) {
                 ledger.settle(&value);
             }
             for value in frozen.swaps.iter().filter_map(|swap| swap.to.as_ref()) {
@@ -533,7 +607,12 @@ impl Shared {
     /// Puts what was frozen back under what has changed meanwhile: the next
     /// commit takes both, so that space freed meanwhile counts.
     fn thaw(&self, frozen: Frozen, error: Error) {
-        let Frozen { layer, swaps, .. } = frozen;
+        let Frozen {
+            layer,
+            swaps,
+            patches,
+            ..
+        } = frozen;
         drop(layer);
         let mut state = self.state.lock();
         // The commit thread has dropped its reference, and nobody else keeps
@@ -542,6 +621,7 @@ impl Shared {
             layer.absorb(std::mem::take(&mut state.pending));
             state.pending = layer;
         }
+        state.patches.put_back(&patches);
         let later = std::mem::replace(&mut state.swaps, swaps);
         state.swaps.extend(later);
         self.commit_failed(&mut state, error);
@@ -575,7 +655,10 @@ impl State {
     fn needed_space(&self) -> u64 {
         let frozen = self.frozen.as_ref().map_or(0, |layer| layer.bytes());
         let rows = (self.pending.bytes() + frozen) as u64;
-        self.waiting_bytes() as u64 + ROW_SPACE * rows
+        // Patches are there twice until the chunks are folded.
+        let folded = self.patches.count() as u64 * self.chunk_size;
+        let patches = self.patches.memory() as u64 + folded;
+        self.waiting_bytes() as u64 + ROW_SPACE * rows + patches
     }
 
     /// Bytes that writes may still take.
@@ -603,7 +686,7 @@ struct Touched {
 }
 
 /// `each` of the items, in their order, by several threads when that pays.
-fn in_parallel<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(super) fn in_parallel<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
     match items.len() < 8 {
         true => items.iter().map(each).collect(),
         false => parallel::map(parallel::available(), items, each),

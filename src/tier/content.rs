@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Table};
 
 use super::op::{Op, Undo};
+use super::patch::{self, Patch};
 use super::rows::{self, RUN, Run, run_of, runs_end};
 use super::{Plain, Shared, State};
 
@@ -19,6 +20,7 @@ pub(super) enum Slot {
     Hole,
     Dirty(Plain),
     Named(ChunkId),
+    Patched(Arc<Patch>),
 }
 
 /// The part of a byte range that lies in one chunk.
@@ -54,8 +56,10 @@ fn pieces(chunk_size: usize, offset: u64, len: usize) -> impl Iterator<Item = Pi
 
 /// What a copy does to one chunk of its target.
 enum Change {
-    /// Becomes the same chunk, or a hole.
-    Share(Slot),
+    /// Becomes the same stored chunk, or a hole.
+    Share(Option<ChunkId>),
+    /// Becomes these bytes.
+    Whole(Plain),
     /// These bytes are written.
     Bytes(Vec<u8>),
     /// This many bytes become zeros.
@@ -67,6 +71,9 @@ impl Shared {
     pub(super) fn slot(&self, state: &State, ino: u64, index: u64) -> Result<Slot> {
         if let Some(plain) = state.dirty.get(&(ino, index)) {
             return Ok(Slot::Dirty(plain.clone()));
+        }
+        if let Some(patch) = state.patches.get((ino, index)) {
+            return Ok(Slot::Patched(patch.clone()));
         }
         Ok(match self.run_row(state, ino, index)?.get(index) {
             Some(name) => Slot::Named(name),
@@ -106,6 +113,11 @@ impl Op<'_> {
             Slot::Hole => Ok(None),
             Slot::Dirty(plain) => Ok(Some(plain.clone())),
             Slot::Named(name) => self.plain(name).map(Some),
+            Slot::Patched(patch) if patch.lost => Err(patch::lost(&patch.base)),
+            Slot::Patched(patch) => {
+                let plain = patch.apply(&self.plain(&patch.base)?)?;
+                Ok(Some(Arc::new(plain)))
+            }
         }
     }
 
@@ -114,6 +126,10 @@ impl Op<'_> {
         match slot {
             Slot::Hole => Ok(0),
             Slot::Dirty(plain) => Ok(plain.len()),
+            Slot::Patched(patch) => {
+                let below = self.slot_len(&Slot::Named(patch.base))?;
+                Ok(below.max(patch.end()))
+            }
             Slot::Named(name) => {
                 if let Ok(plain) = self.plain(name) {
                     return Ok(plain.len());
@@ -132,17 +148,47 @@ impl Op<'_> {
     fn prepare_edit(&self, slot: &Slot) -> Result<()> {
         match slot {
             Slot::Named(name) => self.plain(name).map(drop),
-            _ => Ok(()),
+            Slot::Patched(patch) if patch.lost => Err(patch::lost(&patch.base)),
+            Slot::Patched(patch) => self.plain(&patch.base).map(drop),
+            Slot::Hole | Slot::Dirty(_) => Ok(()),
+        }
+    }
+
+    /// Whether a write into a chunk becomes a patch.
+    fn patches(&self, slot: &Slot, at: usize, len: usize) -> bool {
+        match slot {
+            Slot::Hole | Slot::Dirty(_) => false,
+            Slot::Named(name) => self.may_patch(name, None, at, len),
+            Slot::Patched(patch) => self.may_patch(&patch.base, Some(patch), at, len),
+        }
+    }
+
+    /// Sets or removes a patch.
+    fn set_patch(&mut self, key: (u64, u64), patch: Option<Arc<Patch>>) {
+        if patch.is_some() || self.state.patches.get(key).is_some() {
+            let before = self.state.set_patch(key, patch);
+            self.undo.push(Undo::Patch(key, before));
+        }
+    }
+
+    /// Removes the patches of a file's chunks from `first` on, before `end`.
+    pub(super) fn drop_patches(&mut self, ino: u64, first: u64, end: u64) {
+        for index in self.state.patches.of_file(ino, first, end) {
+            self.set_patch((ino, index), None);
         }
     }
 
     fn set_dirty(&mut self, key: (u64, u64), plain: Option<Plain>) {
+        if plain.is_some() {
+            self.set_patch(key, None);
+        }
         let before = self.state.set_dirty(key, plain);
         self.undo.push(Undo::Dirty(key, before));
     }
 
     /// Names the chunk of a slot in its `Cmap` row.
     fn set_name(&mut self, ino: u64, index: u64, name: Option<ChunkId>) -> Result<()> {
+        self.set_patch((ino, index), None);
         let mut run = self.shared.run_row(self.state, ino, index)?;
         let before = run.set(index, name);
         if before == name {
@@ -176,6 +222,16 @@ impl Op<'_> {
                 drop(plain);
                 self.undo.push(Undo::Bytes(key, at.min(len), before, len));
                 self.state.edit_dirty(key, |bytes| put_at(bytes, at, data));
+            }
+            slot if self.patches(&slot, at, data.len()) => {
+                let mut patch = match slot {
+                    Slot::Patched(patch) => (*patch).clone(),
+                    Slot::Named(name) => Patch::new(name),
+                    // Those are never patched.
+                    Slot::Hole | Slot::Dirty(_) => return Err(Error::Stale),
+                };
+                patch.write(at, data);
+                self.set_patch(key, Some(Arc::new(patch)));
             }
             slot => {
                 let mut bytes = match self.slot_plain(&slot)? {
@@ -219,7 +275,7 @@ impl Op<'_> {
                 self.state.edit_dirty(key, |bytes| bytes.truncate(len));
             }
             Slot::Dirty(_) => {}
-            slot @ Slot::Named(_) => {
+            slot @ (Slot::Named(_) | Slot::Patched(_)) => {
                 if let Some(plain) = self.slot_plain(&slot)?
                     && plain.len() > len
                 {
@@ -261,6 +317,7 @@ impl Op<'_> {
             removed += i64::from(run.get(index).is_none());
             self.set_dirty((ino, index), None);
         }
+        self.drop_patches(ino, first, u64::MAX);
         let mut run = run_of(first);
         let end = runs_end(ino);
         let mut left = limit;
@@ -305,7 +362,7 @@ impl Op<'_> {
         for piece in pieces(size, offset, data.len()) {
             let slot = self.slot(ino, piece.index)?;
             new += i64::from(matches!(slot, Slot::Hole));
-            if piece.len < size {
+            if piece.len < size && !self.patches(&slot, piece.at, piece.len) {
                 self.prepare_edit(&slot)?;
             }
         }
@@ -398,7 +455,7 @@ impl Op<'_> {
             let source = from_offset + piece.from as u64;
             let change = self.copy_piece(from, source, aligned, &piece, &there)?;
             let after = match &change {
-                Change::Share(Slot::Hole) => false,
+                Change::Share(None) => false,
                 Change::Zero(_) => !matches!(there, Slot::Hole),
                 _ => true,
             };
@@ -409,11 +466,9 @@ impl Op<'_> {
             match change {
                 Change::Bytes(bytes) => self.edit(to, piece.index, piece.at, &bytes)?,
                 Change::Zero(len) => self.clear(to, piece.index, piece.at, len)?,
-                Change::Share(Slot::Hole) => drop(self.remove(to, piece.index)?),
-                Change::Share(Slot::Dirty(plain)) => {
-                    self.set_dirty((to, piece.index), Some(plain));
-                }
-                Change::Share(Slot::Named(name)) => {
+                Change::Share(None) => drop(self.remove(to, piece.index)?),
+                Change::Whole(plain) => self.set_dirty((to, piece.index), Some(plain)),
+                Change::Share(Some(name)) => {
                     if self.state.dirty.contains_key(&(to, piece.index)) {
                         self.set_dirty((to, piece.index), None);
                     }
@@ -441,7 +496,15 @@ impl Op<'_> {
                 && (piece.len == size
                     || (self.slot_len(&slot)? <= piece.len && self.slot_len(there)? <= piece.len));
             if whole {
-                return Ok(Change::Share(slot));
+                return Ok(match slot {
+                    Slot::Hole => Change::Share(None),
+                    Slot::Named(name) => Change::Share(Some(name)),
+                    Slot::Dirty(plain) => Change::Whole(plain),
+                    Slot::Patched(_) => match self.slot_plain(&slot)? {
+                        Some(plain) => Change::Whole(plain),
+                        None => Change::Share(None),
+                    },
+                });
             }
         }
         let mut bytes = Vec::with_capacity(piece.len);
@@ -524,7 +587,7 @@ impl Op<'_> {
 }
 
 /// Writes `data` at `at`, with zeros between the end and `at`.
-fn put_at(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
+pub(super) fn put_at(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
     if bytes.len() < at {
         bytes.resize(at, 0);
     }

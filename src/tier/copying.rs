@@ -71,6 +71,12 @@ pub struct Cursor {
     cleared: bool,
 }
 
+impl Cursor {
+    fn is_new(&self) -> bool {
+        self.table == 0 && self.from.is_none() && !self.cleared
+    }
+}
+
 fn place(table: Table) -> Option<usize> {
     SPACE_TABLES.iter().position(|of| *of == table)
 }
@@ -212,6 +218,9 @@ impl Op<'_> {
     pub(super) fn drop_row(&mut self, table: Table, key: &[u8]) -> Result<()> {
         match table {
             Table::Cmap => {
+                let (ino, run) = rows::parse_run_key(key)?;
+                let first = run.saturating_mul(rows::RUN);
+                self.drop_patches(ino, first, first.saturating_add(rows::RUN));
                 if let Some(row) = self.get(table, key)? {
                     for name in Run::decode(&row)?.names() {
                         self.add_refs(name, -1);
@@ -306,6 +315,11 @@ impl Op<'_> {
             return Ok(None);
         };
         let (source, target) = (base_of(from), base_of(to));
+        if cursor.is_new() {
+            for ino in self.state.patches.files(target..target + SPACE) {
+                self.drop_patches(ino, 0, u64::MAX);
+            }
+        }
         let (read, other) = match cursor.cleared {
             true => (source, target),
             false => (target, source),
@@ -351,12 +365,21 @@ impl Shared {
             return Err(Error::Other("another snapshot is being made".into()));
         }
         state.copy_wanted = Some((base_of(space), row.0, row.1.to_vec()));
+        state.patches.try_again();
         let begun = state.attempts;
         loop {
             state.urgent = true;
             self.wake.notify_one();
             if let Some(row) = state.copy_begun.take() {
                 return Ok(row);
+            }
+            if !state.patches.is_empty() && state.patches.are_stuck() {
+                state.copy_wanted = None;
+                return Err(Error::Other(
+                    "a chunk that was written to is damaged (the log says which): write the \
+                     file anew or remove it before making a snapshot"
+                        .into(),
+                ));
             }
             let dead = matches!(state.health, Health::Dead | Health::Closed);
             if state.failed > begun || dead || self.options.read_only {

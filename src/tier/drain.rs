@@ -214,6 +214,7 @@ impl Shared {
                 None => {}
             }
         };
+        self.fold_all()?;
         self.sync()?;
         let hot = self.state.lock().counters.class(Class::Hot);
         let begun = DrainProgress {

@@ -10,6 +10,9 @@
 //! 4. a **cold** value, coded as small as the codecs can, put in the hot
 //!    one's place by the [drain](Tier::drain).
 //!
+//! Small writes into chunks of the last two kinds rest beside them for a while,
+//! as *patches*.
+//!
 //! Rows (inodes, names, ...) live in the same commits: everything that one
 //! operation ([`Tier::run`]) changes becomes durable together or not at all,
 //! and operations become durable in their order. One thread commits; many
@@ -30,6 +33,7 @@ mod idle;
 mod ledger;
 mod op;
 mod overlay;
+mod patch;
 mod read;
 mod recode;
 mod repair;
@@ -67,6 +71,7 @@ pub use stats::{ChunkStats, ChunkUse, Footprint, Stats};
 use commit::Swap;
 use ledger::Ledger;
 use overlay::{Layer, View};
+use patch::Patches;
 use rows::Counters;
 
 /// The plain bytes of a chunk, shared and never changed.
@@ -81,6 +86,9 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Bound of what waits for a commit, in bytes; writers wait beyond it.
     pub dirty_bytes: usize,
+    /// Bound of small writes that are kept beside their chunks, in bytes; see
+    /// `patch.rs`.
+    pub patch_bytes: usize,
     /// How long a change waits at most before its commit begins.
     pub commit_every: Duration,
     /// When the drain works.
@@ -103,6 +111,7 @@ impl Default for Options {
             chunk_size: 64 << 10,
             cache_bytes: 256 << 20,
             dirty_bytes: 64 << 20,
+            patch_bytes: 64 << 20,
             commit_every: Duration::from_millis(300),
             rules: Rules::default(),
             drain_threads: threads,
@@ -139,8 +148,12 @@ struct State {
     /// Chunks that rows in `frozen` name and that the store may lack.
     inflight: HashMap<ChunkId, Plain>,
     inflight_bytes: usize,
+    /// What was written into chunks that rest.
+    patches: Patches,
+    /// See [`Options`].
+    chunk_size: u64,
     /// What files want of their chunks, where that is not the default: of those
-    /// in `dirty` by inode, of those in `inflight` by name.
+    /// in `dirty` and `patches` by inode, of those in `inflight` by name.
     wishes: HashMap<u64, Policy>,
     inflight_wishes: HashMap<ChunkId, Policy>,
     /// Chunks to be pointed at their new values.
@@ -177,10 +190,10 @@ struct State {
 impl State {
     fn has_pending(&self) -> bool {
         let nothing = self.pending.is_empty() && self.dirty.is_empty() && self.swaps.is_empty();
-        !nothing || self.unsure || self.copy_wanted.is_some()
+        !nothing || self.patches.has_changed() || self.unsure || self.copy_wanted.is_some()
     }
 
-    /// Bytes of memory that wait for a commit.
+    /// Bytes of memory that wait for a commit, without patches.
     fn waiting_bytes(&self) -> usize {
         let frozen = self.frozen.as_ref().map_or(0, |layer| layer.bytes());
         self.dirty_bytes + self.inflight_bytes + self.pending.bytes() + frozen
@@ -284,7 +297,7 @@ impl Tier {
         };
         let ledger = Ledger::load(&*store)?;
         let space = store.space()?;
-        let read_only = options.read_only;
+        let (read_only, chunk_size) = (options.read_only, options.chunk_size as u64);
         let shared = Arc::new(Shared {
             cache: read::Cache::new(options.cache_bytes, options.chunk_size),
             readers: Mutex::default(),
@@ -305,6 +318,8 @@ impl Tier {
                 dirty_bytes: 0,
                 inflight: HashMap::new(),
                 inflight_bytes: 0,
+                patches: Patches::default(),
+                chunk_size,
                 wishes: HashMap::new(),
                 inflight_wishes: HashMap::new(),
                 swaps: Vec::new(),
@@ -332,6 +347,7 @@ impl Tier {
             stuck: Mutex::default(),
             futile: Mutex::default(),
         });
+        shared.load_patches()?;
         let tier = Arc::new(Tier {
             shared: shared.clone(),
             drain: Mutex::default(),
@@ -504,7 +520,9 @@ impl Tier {
             let _ = drain.join();
         }
         if !closed {
-            result = result.and(shared.sync());
+            // A patch that cannot be folded rests as it is.
+            let folded = shared.fold_all();
+            result = result.and(folded).and(shared.sync());
         }
         {
             let mut state = shared.state.lock();

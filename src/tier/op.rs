@@ -1,12 +1,14 @@
 //! One operation: its changes, and how to take them back.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::codec::Policy;
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Row, Table, ValueRef};
 
 use super::frames::Adopted;
+use super::patch::Patch;
 use super::{Health, Plain, Shared, State, rows};
 
 /// How to take one change back.
@@ -22,6 +24,8 @@ pub(super) enum Undo {
     Touched((usize, Vec<u8>)),
     /// A dirty chunk was put, replaced or removed.
     Dirty((u64, u64), Option<Plain>),
+    /// A patch was set, replaced or removed.
+    Patch((u64, u64), Option<Arc<Patch>>),
     /// Bytes of a dirty chunk were overwritten: what was there from an
     /// offset on, and its length then.
     Bytes((u64, u64), usize, Vec<u8>, usize),
@@ -112,6 +116,7 @@ impl<'a> Op<'a> {
                 }
             }
             Undo::Dirty(key, before) => drop(state.set_dirty(key, before)),
+            Undo::Patch(key, before) => drop(state.set_patch(key, before)),
             Undo::Bytes(key, at, bytes, len) => state.edit_dirty(key, |plain| {
                 plain.resize(len.max(at + bytes.len()), 0);
                 plain[at..at + bytes.len()].copy_from_slice(&bytes);
@@ -346,7 +351,7 @@ impl State {
             self.dirty_bytes -= plain.capacity();
             // Copies the chunk when the commit thread is hashing it or another
             // file shares it.
-            let bytes = std::sync::Arc::make_mut(plain);
+            let bytes = Arc::make_mut(plain);
             edit(bytes);
             self.dirty_bytes += bytes.capacity();
         }

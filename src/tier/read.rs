@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::store::{ChunkId, Table};
 
 use super::content::Slot;
+use super::patch::{self, Patch};
 use super::rows::{self, ChunkRow};
 use super::{Plain, Shared, State};
 
@@ -211,6 +212,19 @@ enum Source {
     Zeros,
     Plain(Plain),
     Load(ChunkId),
+    /// The patched chunk, unless the patch is all that is read.
+    Patched(Box<Source>, Arc<Patch>),
+}
+
+impl Source {
+    /// The chunk that has to be loaded for it.
+    fn needs(&self) -> Option<ChunkId> {
+        match self {
+            Source::Load(name) => Some(*name),
+            Source::Patched(below, _) => below.needs(),
+            Source::Zeros | Source::Plain(_) => None,
+        }
+    }
 }
 
 impl Shared {
@@ -219,10 +233,7 @@ impl Shared {
         let mut lost = 0;
         loop {
             let plan = self.plan_read(ino, offset, len)?;
-            let loads = plan.iter().filter_map(|source| match source {
-                Source::Load(name) => Some(*name),
-                _ => None,
-            });
+            let loads = plan.iter().filter_map(Source::needs);
             let loads: Vec<ChunkId> = loads.collect();
             // This thread takes its share, several chunks side by side.
             let share = loads.len().div_ceil(self.ahead.threads + 1);
@@ -247,7 +258,7 @@ impl Shared {
     /// See [`Tier::try_read`](super::Tier::try_read).
     pub(super) fn try_read(&self, ino: u64, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
         let plan = self.plan_read(ino, offset, len)?;
-        if plan.iter().any(|source| matches!(source, Source::Load(_))) {
+        if plan.iter().any(|source| source.needs().is_some()) {
             return Ok(None);
         }
         self.look_ahead(ino, offset, len)?;
@@ -261,25 +272,46 @@ impl Shared {
         let end = offset.checked_add(len as u64).ok_or(Error::FileTooBig)?;
         let state = self.state.lock();
         (offset / size..end.div_ceil(size))
-            .map(|index| self.source(&state, ino, index))
+            .map(|index| {
+                let begin = index * size;
+                let part = offset.saturating_sub(begin)..(end - begin).min(size);
+                self.source(&state, ino, index, part.start as usize..part.end as usize)
+            })
             .collect()
     }
 
-    fn source(&self, state: &State, ino: u64, index: u64) -> Result<Source> {
+    /// Where `part` of a chunk is.
+    fn source(
+        &self,
+        state: &State,
+        ino: u64,
+        index: u64,
+        part: std::ops::Range<usize>,
+    ) -> Result<Source> {
         Ok(match self.slot(state, ino, index)? {
             Slot::Hole => Source::Zeros,
             Slot::Dirty(plain) => Source::Plain(plain),
-            Slot::Named(name) => {
-                let inflight = state.inflight.get(&name).cloned();
-                match inflight.or_else(|| self.cache.peek(&name)) {
-                    Some(plain) => {
-                        self.cache.hits.fetch_add(1, Ordering::Relaxed);
-                        Source::Plain(plain)
-                    }
-                    None => Source::Load(name),
-                }
+            Slot::Named(name) => self.stored_source(state, name),
+            Slot::Patched(patch) if patch.lost => return Err(patch::lost(&patch.base)),
+            Slot::Patched(patch) => {
+                let below = match patch.covers(part.start, part.end) {
+                    true => Source::Zeros,
+                    false => self.stored_source(state, patch.base),
+                };
+                Source::Patched(Box::new(below), patch)
             }
         })
+    }
+
+    fn stored_source(&self, state: &State, name: ChunkId) -> Source {
+        let inflight = state.inflight.get(&name).cloned();
+        match inflight.or_else(|| self.cache.peek(&name)) {
+            Some(plain) => {
+                self.cache.hits.fetch_add(1, Ordering::Relaxed);
+                Source::Plain(plain)
+            }
+            None => Source::Load(name),
+        }
     }
 
     fn gather(
@@ -297,17 +329,26 @@ impl Shared {
             let at = ((offset + out.len() as u64) % size as u64) as usize;
             let end = (at + len - out.len()).min(size);
             let upto = out.len() + end - at;
+            let (source, patch) = match source {
+                Source::Patched(below, patch) => (&**below, Some(patch)),
+                source => (source, None),
+            };
             let loaded;
             let plain: &[u8] = match source {
-                Source::Zeros => &[],
+                // No patch lies over another.
+                Source::Zeros | Source::Patched(..) => &[],
                 Source::Plain(plain) => plain,
                 Source::Load(name) => {
                     loaded = self.load(name).map_err(|error| (error, *name))?;
                     &loaded
                 }
             };
+            let begun = out.len();
             out.extend_from_slice(&plain[at.min(plain.len())..end.min(plain.len())]);
             out.resize(upto, 0);
+            if let Some(patch) = patch {
+                patch.overlay(&mut out[begun..], at);
+            }
         }
         Ok(out)
     }
@@ -327,10 +368,12 @@ impl Shared {
             let mut names = Vec::new();
             for index in first..end {
                 match self.slot(&state, ino, index)? {
-                    Slot::Named(name) if !state.inflight.contains_key(&name) => names.push(name),
-                    _ => {}
+                    Slot::Named(name) => names.push(name),
+                    Slot::Patched(patch) => names.push(patch.base),
+                    Slot::Hole | Slot::Dirty(_) => {}
                 }
             }
+            names.retain(|name| !state.inflight.contains_key(name));
             names
         };
         names.retain(|name| !self.cache.contains(name));

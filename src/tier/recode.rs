@@ -143,6 +143,7 @@ impl Shared {
                 "chunks are being coded again already: wait for that, or interrupt it".into(),
             ));
         };
+        self.fold_all()?;
         self.sync()?;
         let mut now = RecodeProgress {
             files_total: files.len() as u64,

@@ -7,8 +7,9 @@ use crate::codec::{Codec, Kind, Policy};
 use crate::error::{Error, Result};
 use crate::store::{Batch, ChunkId, Class, Store, Table, ValueRef};
 
+use super::patch::{self, PatchRow};
 use super::rows::{self, ChunkRow, Counters, Run};
-use super::scrub::{Damage, Depth, find_places, scrub};
+use super::scrub::{Damage, Depth, damaged_chunks, find_places};
 
 /// Rows read at a time, and changes committed at a time.
 const PAGE: usize = 4096;
@@ -47,7 +48,7 @@ pub fn repair(
     drop_malformed(store, &refs, &mut writer, &mut repair)?;
     writer.flush()?;
 
-    let damaged = scrub(store, codec, depth, threads, each)?;
+    let damaged = damaged_chunks(store, codec, depth, threads, each)?;
     let mut wanted: HashMap<ChunkId, Damage> = damaged
         .into_iter()
         .map(|damage| (damage.chunk, damage))
@@ -104,6 +105,7 @@ pub fn repair(
         }
     }
     writer.flush()?;
+    repair_patches(store, &mut writer, &mut repair)?;
     repair
         .lost
         .sort_by_key(|damage| damage.places.first().copied());
@@ -351,6 +353,43 @@ fn drop_lost_attributes(
     })
 }
 
+/// Patches whose chunk is not what their file names there are dropped: what
+/// they were written over is gone, or they are older than the map. Those that
+/// cannot be read stay, so that reading their chunks stays an error.
+fn repair_patches(store: &dyn Store, writer: &mut Writer<'_>, repair: &mut Repair) -> Result<()> {
+    each_row(store, Table::Patch, |key, row| {
+        let decoded = match PatchRow::decode(row) {
+            Err(error @ Error::NewerFormat { .. }) => return Err(error),
+            decoded => decoded.and_then(|row| Ok((patch::parse_row_key(key)?, row))),
+        };
+        let Ok((place, row)) = decoded else {
+            let what = format!("patch {key:02x?}: dropped, its row was malformed");
+            repair.corrected.push(what);
+            return writer.delete(Table::Patch, key);
+        };
+        let (ino, index) = place;
+        if patch::chunk_below(store, place)? != Some(row.base) {
+            repair.corrected.push(format!(
+                "the patch of chunk {index} of inode {ino}: dropped, it belongs to another chunk"
+            ));
+            return writer.delete(Table::Patch, key);
+        }
+        match store.value(&row.value) {
+            Ok(_) => Ok(()),
+            Err(error @ (Error::Corrupt(_) | Error::Stale)) => {
+                repair.lost.push(Damage {
+                    chunk: row.base,
+                    reason: format!("what was last written into it cannot be read ({error})"),
+                    needs_model: false,
+                    places: vec![place],
+                });
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    })
+}
+
 /// How much was counted wrongly.
 #[derive(Default)]
 struct Fixed {
@@ -415,6 +454,10 @@ fn recount(
     each_row(store, Table::Xattr, |key, row| {
         let (_, value) = rows::parse_valued_row(row)?;
         count(&mut live, key, &value);
+        Ok(())
+    })?;
+    each_row(store, Table::Patch, |key, row| {
+        count(&mut live, key, &PatchRow::decode(row)?.value);
         Ok(())
     })?;
     each_row(store, Table::Pend, |key, _| {

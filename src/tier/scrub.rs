@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use crate::parallel;
 use crate::store::{ChunkId, Row, Store, Table};
 
+use super::patch::{self, PatchRow};
+use super::repair::each_row;
 use super::rows::{self, ChunkRow, Run};
 
 /// Chunks looked at in one go, for each thread.
@@ -38,9 +40,26 @@ pub enum Depth {
     Chunks,
 }
 
-/// Looks for chunks that cannot be read, in a store that nobody writes to.
-/// `each` hears of the plain bytes of the chunks looked at.
+/// Looks for chunks that cannot be read, in a store that nobody writes to, or
+/// of which what was written lately cannot. `each` hears of the plain bytes of
+/// the chunks looked at.
 pub fn scrub(
+    store: &dyn Store,
+    codec: &Codec,
+    depth: Depth,
+    threads: usize,
+    each: &mut dyn FnMut(u64),
+) -> Result<Vec<Damage>> {
+    let mut damaged = damaged_chunks(store, codec, depth, threads, each)?;
+    if depth != Depth::Noted {
+        damaged.extend(damaged_patches(store)?);
+    }
+    damaged.sort_by_key(|damage| damage.chunk);
+    Ok(damaged)
+}
+
+/// Looks for chunks that cannot be read.
+pub(super) fn damaged_chunks(
     store: &dyn Store,
     codec: &Codec,
     depth: Depth,
@@ -78,8 +97,28 @@ pub fn scrub(
     if !damaged.is_empty() {
         find_places(store, &mut damaged)?;
     }
-    let mut damaged: Vec<Damage> = damaged.into_values().collect();
-    damaged.sort_by_key(|damage| damage.chunk);
+    Ok(damaged.into_values().collect())
+}
+
+/// Chunks of which what was written lately cannot be read.
+fn damaged_patches(store: &dyn Store) -> Result<Vec<Damage>> {
+    let mut damaged = Vec::new();
+    each_row(store, Table::Patch, |key, row| {
+        let read = PatchRow::decode(row).and_then(|row| {
+            let value = store.value(&row.value).map(drop);
+            Ok((patch::parse_row_key(key)?, row.base, value))
+        });
+        // A malformed row is the check's to report.
+        if let Ok((place, chunk, Err(error))) = read {
+            damaged.push(Damage {
+                chunk,
+                reason: format!("what was last written into it cannot be read ({error})"),
+                needs_model: false,
+                places: vec![place],
+            });
+        }
+        Ok(())
+    })?;
     Ok(damaged)
 }
 

@@ -116,7 +116,8 @@ impl Shared {
     pub(super) fn stats(&self) -> Result<Stats> {
         let (counters, dirty) = {
             let state = self.state.lock();
-            (state.counters.clone(), state.waiting_bytes() as u64)
+            let waiting = state.waiting_bytes() + state.patches.memory();
+            (state.counters.clone(), waiting as u64)
         };
         let mut chunks = Vec::new();
         for ((class, kind), count) in &counters.chunks {

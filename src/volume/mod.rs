@@ -127,7 +127,7 @@ impl Volume {
             held: Mutex::default(),
             placed: Mutex::default(),
             making: Mutex::default(),
-            reaper: Mutex::default(),
+            reaper: Queue::default(),
         });
         let rolling = core.tier.run(|op| op.get(Table::Meta, rows::ROLL_BACK))?;
         match (rolling, options.read_only) {

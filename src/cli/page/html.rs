@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Gain;
 use super::plots::{self, Moment, Pair};
-use crate::cli::report::{percent, size};
+use crate::cli::report::{against, percent, size};
 use crate::filesystem::{Day, WholeReport};
 use crate::usage::{FileKind, STEP};
 
@@ -121,7 +121,7 @@ fn facts(whole: &WholeReport) -> Markup {
             (fact(size(stat.logical), format!("in {} files", stat.files)))
             (fact(
                 size(stat.disk.total),
-                format!("on disk, {} of that", percent(stat.disk.total, stat.logical)),
+                format!("on disk, {}", against(stat.disk.total, stat.logical, "that")),
             ))
             (fact(percent(total.stored, total.plain), "of plain, chunks alone".into()))
             (fact(size(stat.queue.plain), match &stat.drain.why {

@@ -206,7 +206,7 @@ fn a_newer_format_is_named() {
     let json = text.lines().next().unwrap();
     // As a later program may write it: other fields, its own hash.
     let newer = json
-        .replace("\"format\":2", "\"format\":7")
+        .replace("\"format\":3", "\"format\":7")
         .replace("\"created\"", "\"begun\"");
     let hash = blake3::hash(newer.as_bytes()).to_hex();
     std::fs::write(path.join("superblock"), format!("{newer}\n{hash}\n")).unwrap();
@@ -215,7 +215,7 @@ fn a_newer_format_is_named() {
         found,
         Error::NewerFormat {
             found: 7,
-            known: 2,
+            known: 3,
             ..
         }
     );

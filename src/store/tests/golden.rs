@@ -52,7 +52,7 @@ fn write_golden() {
     for file in files_below(&path).unwrap() {
         let name = file.strip_prefix(&path).unwrap();
         let packed = zstd::encode_all(std::fs::File::open(&file).unwrap(), 19).unwrap();
-        let target = golden(2).join(format!("{}.zst", name.display()));
+        let target = golden(3).join(format!("{}.zst", name.display()));
         std::fs::create_dir_all(target.parent().unwrap()).unwrap();
         std::fs::write(target, packed).unwrap();
     }
@@ -60,14 +60,16 @@ fn write_golden() {
 
 #[test]
 fn golden_stores_are_read() {
-    for format in [1, 2] {
+    for format in [1, 2, 3] {
         let home = unpacked(format);
         read(home.path(), format);
     }
     // Without its database as well.
-    let home = unpacked(2);
-    std::fs::remove_dir_all(home.path().join("db")).unwrap();
-    read(home.path(), 2);
+    for format in [2, 3] {
+        let home = unpacked(format);
+        std::fs::remove_dir_all(home.path().join("db")).unwrap();
+        read(home.path(), format);
+    }
 }
 
 fn unpacked(format: u32) -> TempDir {
@@ -87,9 +89,9 @@ fn unpacked(format: u32) -> TempDir {
 fn read(path: &Path, format: u32) {
     let opened = [
         (Access::Read, format),
-        (Access::Write, 2), // It has got a journal.
-        (Access::Read, 2),
-        (Access::Write, 2),
+        (Access::Write, 3), // It has got a journal.
+        (Access::Read, 3),
+        (Access::Write, 3),
     ];
     for (access, format) in opened {
         let directory = StoreDir::open(path, access).unwrap();

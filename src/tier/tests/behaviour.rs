@@ -373,7 +373,13 @@ fn the_dispatcher_does_not_wait() {
     tier.close().unwrap();
     let tier = open(&store);
     assert_eq!(tier.try_read(1, 0, 10).unwrap(), None);
-    assert_eq!(tier.try_run(|op| op.write(1, 3, b"abc")).unwrap(), None);
+    assert_eq!(tier.try_run(|op| op.truncate(1, 3)).unwrap(), None);
+    // A small write needs nothing of the chunk, nor does it to be read.
+    assert_eq!(tier.try_run(|op| op.write(1, 3, b"abc")).unwrap(), Some(0));
+    assert_eq!(tier.try_read(1, 3, 3).unwrap(), Some(b"abc".to_vec()));
+    assert_eq!(tier.try_read(1, 3, 4).unwrap(), None);
+    let large = text(3, CHUNK - 1);
+    assert_eq!(tier.try_run(|op| op.write(1, 0, &large)).unwrap(), None);
     assert_eq!(
         tier.try_run(|op| op.write(1, 0, &text(2, CHUNK))).unwrap(),
         Some(0)
@@ -550,4 +556,121 @@ fn speed() {
             rate(synced),
         );
     }
+}
+
+#[test]
+fn small_writes_rest_beside_their_chunk_until_they_are_folded() {
+    let (tape, store) = tape();
+    let tier = Tier::open(
+        store.clone(),
+        Arc::default(),
+        Options {
+            commit_every: Duration::from_secs(3600),
+            ..options()
+        },
+    )
+    .unwrap();
+    let mut data = text(1, 3 * CHUNK);
+    write(&tier, 1, 0, &data).unwrap();
+    tier.sync().unwrap();
+    let before = tape.events.lock().len();
+    for (at, bytes) in [(3, &b"abc"[..]), (90, &[7; 60]), (CHUNK - 5, &[8; 10])] {
+        write(&tier, 1, at as u64, bytes).unwrap();
+        data[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    tier.sync().unwrap();
+    let count = |table| {
+        let events = tape.events.lock();
+        let of = |event: &&Event| matches!(event, Event::Append(_, of, ..) if *of == table);
+        events[before..].iter().filter(of).count()
+    };
+    assert_eq!((count(Table::Patch), count(Table::Chunk)), (2, 0));
+    let rows = || store.scan(Table::Patch, &[], None, 9).unwrap().len();
+    assert_eq!(rows(), 2);
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+    // As a crash would leave it, and for someone who only reads.
+    let reader = Tier::open(
+        store.clone(),
+        Arc::default(),
+        Options {
+            read_only: true,
+            ..options()
+        },
+    )
+    .unwrap();
+    assert_eq!(reader.read(1, 0, data.len()).unwrap(), data);
+    reader.close().unwrap();
+    // Removed with what it lies over, and folded into the rest.
+    tier.run(|op| op.truncate(1, CHUNK as u64)).unwrap();
+    data.truncate(CHUNK);
+    tier.sync().unwrap();
+    assert_eq!(rows(), 1);
+    tier.drain(&mut |_| true).unwrap();
+    assert_eq!(rows(), 0);
+    assert_eq!(tier.read(1, 0, CHUNK).unwrap(), data);
+    let row = store.get(Table::Chunk, &ChunkId::of(&data).0).unwrap();
+    assert!(row.is_some());
+    tier.close().unwrap();
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_patch_that_cannot_be_read_is_an_error() {
+    let (tape, store) = tape();
+    let tier = open(&store);
+    let data = text(1, 2 * CHUNK);
+    write(&tier, 1, 0, &data).unwrap();
+    tier.sync().unwrap();
+    write(&tier, 1, 10, &[9; 90]).unwrap();
+    tier.sync().unwrap();
+    // Not closed: what follows finds what a crash left.
+    tape.damage.store(true, Ordering::SeqCst);
+    let value = store.scan(Table::Patch, &[], None, 1).unwrap();
+    let value = patch::PatchRow::decode(&value[0].1).unwrap().value;
+    assert!(matches!(value, ValueRef::Log { .. }));
+    let copy = memory();
+    // A copy of the store whose patch lies where there is nothing.
+    for table in Table::ALL {
+        for (key, row) in store.scan(table, &[], None, usize::MAX).unwrap() {
+            let mut batch = Batch::default();
+            batch.put(table, key, row);
+            copy.commit(batch).unwrap();
+        }
+    }
+    tape.damage.store(false, Ordering::SeqCst);
+    let ValueRef::Log { log, .. } = value else {
+        unreachable!()
+    };
+    for info in store.logs().unwrap() {
+        store
+            .walk_log(info.log, &mut |record| {
+                let payload = match record.owner_table {
+                    Table::Patch => b"nothing that a patch could be".to_vec(),
+                    _ => store.value(&record.value).unwrap(),
+                };
+                let value = copy
+                    .append(info.class, record.owner_table, &record.owner_key, &payload)
+                    .unwrap();
+                if record.owner_table != Table::Patch {
+                    assert_eq!(value, record.value);
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    assert!(copy.logs().unwrap().iter().any(|info| info.log == log));
+    let tier_ = open(&copy);
+    let error = tier_.read(1, 0, 5).unwrap_err();
+    assert!(error.to_string().contains("last written"), "{error}");
+    assert!(matches!(write(&tier_, 1, 0, b"x"), Err(Error::Corrupt(_))));
+    assert_eq!(tier_.read(1, CHUNK as u64, CHUNK).unwrap(), data[CHUNK..]);
+    // A snapshot would not be what the volume is.
+    assert!(tier_.begin_copy(1, Table::Meta, b"v.x").is_err());
+    tier_.drain(&mut |_| true).unwrap();
+    assert!(tier_.read(1, 0, 5).is_err());
+    let whole = text(2, CHUNK);
+    write(&tier_, 1, 0, &whole).unwrap();
+    assert_eq!(tier_.read(1, 0, CHUNK).unwrap(), whole);
+    tier_.close().unwrap();
+    assert_eq!(copy.scan(Table::Patch, &[], None, 1).unwrap(), []);
 }

@@ -23,6 +23,7 @@ pub(crate) fn options() -> Options {
         chunk_size: CHUNK,
         cache_bytes: 64 << 10,
         dirty_bytes: 1 << 20,
+        patch_bytes: 8 << 10,
         commit_every: Duration::from_millis(5),
         rules: Rules {
             quiet: Duration::from_secs(3600),

@@ -133,12 +133,17 @@ fn now_does_not_wait_for_a_chunk() {
     let now = f.volume.now();
     assert_err!(now.read_file(a, 0, 10), Error::WouldBlock);
     let none = WriteFlags::empty();
-    assert_err!(now.write_file(a, 10, b"x", none), Error::WouldBlock);
+    let most = &data[..CHUNK * 3 / 4];
+    assert_err!(now.write_file(a, 10, most, none), Error::WouldBlock);
     // Whole chunks and rows need nothing that is not there.
     now.write_file(a, CHUNK as u64, &data[..CHUNK], none)
         .unwrap();
     now.make_dir(ROOT, b"d", 0o755, ME).unwrap();
-    f.volume.write_file(a, 10, b"x", none).unwrap();
+    // Neither do small writes: they wait beside the chunk.
+    now.write_file(a, 10, b"x", none).unwrap();
+    assert_eq!(now.read_file(a, 10, 1).unwrap(), b"x");
+    assert_err!(now.read_file(a, 0, 11), Error::WouldBlock);
+    f.volume.write_file(a, 0, most, none).unwrap();
     now.write_file(a, 10, &data[10..11], none).unwrap();
     assert_eq!(now.read_file(a, 0, 10).unwrap(), data[..10]);
 }
