@@ -68,7 +68,7 @@ pub enum Error {
     #[error("damaged data: {0}")]
     Corrupt(String),
     /// A value's log was collected after the reference was read: read the row again.
-    #[error("the value has moved")]
+    #[error("the value log that holds these bytes is missing")]
     Stale,
     #[error("{} is not a laconicfs store: {reason}", path.display())]
     NotAStore { path: PathBuf, reason: String },
@@ -82,6 +82,9 @@ pub enum Error {
     Locked { path: PathBuf, pid: u32 },
     #[error("{0}")]
     Model(String),
+    /// A file, a variable or a flag of the [configuration](crate::config) is wrong.
+    #[error("{0}")]
+    Config(String),
     /// The durability hook is not in effect; writing would not be safe.
     #[error("this build of laconicfs cannot make sled durable ({0}); refusing to write")]
     NotDurable(String),

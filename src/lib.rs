@@ -12,12 +12,13 @@
 //! | [`kernel`] | the integer arithmetic, scalar and SIMD |
 //! | [`store`] | atomic key-value batches and value logs |
 //!
-//! [`filesystem`] puts them together, [`usage`] says what files take; the commands of the binary live in
+//! [`filesystem`] puts them together, told by [`config`]; [`usage`] says what files take; the commands of the binary live in
 //! [`cli`], and talk to a mounted store through [`control`].
 
 pub mod backup;
 pub mod cli;
 pub mod codec;
+pub mod config;
 pub mod control;
 pub mod error;
 pub mod filesystem;

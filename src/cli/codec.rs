@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::coded::{self, Header};
-use super::exit::{Exit, failure};
+use super::exit::{self, Exit, failure};
 use super::report::{bits_per_byte, percent, size};
 use super::{bench, models, progress, report};
 use crate::codec::Kind;
@@ -47,7 +47,7 @@ pub enum CodecCommand {
 #[derive(Args)]
 pub struct Coding {
     /// Plain bytes of a chunk, a power of two
-    #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = super::size::parse_chunk)]
+    #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = crate::config::size::parse_chunk)]
     pub chunk_size: usize,
     /// Threads to code with [default: all]
     #[arg(long, value_name = "N")]
@@ -132,6 +132,7 @@ pub fn run(command: &CodecCommand, json: bool) -> Result<()> {
         CodecCommand::Decode(args) => decode(args, json),
         CodecCommand::Bench(args) => bench::run(args, json),
     }
+    .map_err(exit::not_of_a_store)
 }
 
 /// What became of a file.

@@ -12,7 +12,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::exit::{self, Exit, failure};
+use super::pulse::{self, Pulse};
 use super::send;
+use crate::config::{Loaded, Setting};
 use crate::control::{self, Ask, Failed, Handler, Server};
 use crate::error::Error;
 use crate::filesystem::{FileSystem, Mounted, Settings};
@@ -52,26 +54,45 @@ pub fn leave_terminal() {
     unsafe { libc::setsid() };
 }
 
-/// Opens the store, mounts it, calls `ready`, and returns when the mount is
-/// over and everything is on disk. When `ready` says `false`, whoever wanted
+/// A mount to be served.
+pub struct Service<'a> {
+    pub store: &'a Path,
+    pub dir: &'a Path,
+    pub settings: Settings,
+    pub options: MountOptions,
+    /// What the settings and options were made of, and from where.
+    pub loaded: Loaded,
+}
+
+/// Opens the store, calls `opened`, mounts it, calls `ready`, and returns when
+/// the mount is over and everything is on disk. When `ready` says `false`, whoever wanted
 /// the mount is gone, and it ends at once.
 pub fn serve(
-    store: &Path,
-    dir: &Path,
-    settings: &Settings,
-    options: &MountOptions,
-    metrics: Option<&Listen>,
+    service: &Service<'_>,
+    opened: impl FnOnce() -> Result<()>,
     ready: impl FnOnce() -> bool,
 ) -> Result<()> {
+    let Service {
+        store,
+        dir,
+        settings,
+        options,
+        loaded,
+    } = service;
     crate::memory::heed_limits();
     let (tell, events) = unbounded();
     // Before other threads, and before there is anything to lose.
     watch_signals(tell.clone())?;
     let fs = FileSystem::open(store, settings)?;
+    if let Err(error) = opened() {
+        fs.close()?;
+        return Err(error);
+    }
     let handler = Arc::new(Control {
         fs: Arc::downgrade(&fs),
         events: tell.clone(),
-        dir: dir.into(),
+        dir: (*dir).into(),
+        configuration: loaded.settings(),
     });
     let server = Server::start(&control::socket_path(store), handler.clone());
     let server = match server {
@@ -86,7 +107,8 @@ pub fn serve(
             return Err(error.into());
         }
     };
-    let metrics = match metrics.map(|listen| serve_metrics(listen, &fs)).transpose() {
+    let listen = loaded.config.metrics.listen.as_ref();
+    let metrics = match listen.map(|listen| serve_metrics(listen, &fs)).transpose() {
         Ok(metrics) => metrics,
         Err(error) => {
             fs.close()?;
@@ -96,7 +118,7 @@ pub fn serve(
     let outcome = mount_and_wait(&fs, dir, options, &events, tell, ready);
     drop(metrics);
     log::info!("unmounted {}; flushing", dir.display());
-    notify(NotifyState::Stopping);
+    pulse::notify(&[NotifyState::Stopping]);
     let (asked, outcome) = match outcome {
         Ok(asked) => (asked, Ok(())),
         Err(error) => (None, Err(error)),
@@ -174,7 +196,10 @@ fn mount_and_wait(
         log::warn!("whoever wanted this mount has gone: unmounting");
         session.unmount(true)?;
     }
-    notify(NotifyState::Ready);
+    log::info!("{} is mounted on {}", fs.path().display(), dir.display());
+    let status = pulse::status_line(&fs.report()?);
+    pulse::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    let _pulse = Pulse::start(Arc::downgrade(fs), session.dir())?;
     wait(&session, events)
 }
 
@@ -268,19 +293,13 @@ fn failed(error: &anyhow::Error) -> Failed {
     }
 }
 
-fn notify(state: NotifyState) {
-    // Without systemd there is nobody to tell, and that is no error.
-    if let Err(error) = sd_notify::notify(false, &[state]) {
-        log::debug!("telling systemd: {error}");
-    }
-}
-
 /// Answers the control socket. Holds the store only while it does, so that
 /// an idle connection does not keep it open.
 struct Control {
     fs: Weak<FileSystem>,
     events: Sender<Event>,
     dir: PathBuf,
+    configuration: Vec<Setting>,
 }
 
 impl Handler for Control {
@@ -311,6 +330,7 @@ impl Handler for Control {
                 let received = send::serve_receive(fs, &options, &from, progress)?;
                 Ok(serde_json::to_value(received)?)
             }),
+            Ask::Config => serde_json::to_value(&self.configuration).map_err(Into::into),
             Ask::Sync => self.with(|fs| Ok(fs.volume().sync().map(|()| Value::Null)?)),
             Ask::Drain => self.with(|fs| {
                 let tier = fs.volume().tier();

@@ -129,10 +129,27 @@ pub fn targets(paths: &[PathBuf]) -> Result<(Found, Vec<Target>)> {
     }
 }
 
-/// The canonical path of a store's directory.
+/// The canonical path of a store's directory, for commands that open it
+/// themselves.
 pub fn store(path: &Path) -> Result<PathBuf> {
     match path.canonicalize() {
-        Ok(path) => Ok(path),
+        Ok(path) => {
+            let mounted = mount::holding(&path)?;
+            // A store may rest in a mounted volume like any other directory.
+            match mounted.filter(|_| !path.join("superblock").exists()) {
+                None => Ok(path),
+                Some(mounted) => Err(failure(
+                    Exit::InUse,
+                    format!(
+                        "{} is no store: the store {} is mounted on {}; unmount it first \
+                         (`laconicfs umount {2}`), then name the store",
+                        path.display(),
+                        mounted.source,
+                        mounted.dir.display(),
+                    ),
+                )),
+            }
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(failure(
             Exit::NotAStore,
             format!(

@@ -3,6 +3,7 @@
 mod bench;
 mod codec;
 mod coded;
+mod config;
 mod daemon;
 mod demo;
 mod drain;
@@ -11,9 +12,11 @@ mod exit;
 mod export;
 mod files;
 mod fsck;
+mod helper;
 mod import;
 mod locate;
 mod logging;
+mod manual;
 mod mkfs;
 mod model;
 mod models;
@@ -22,26 +25,27 @@ mod page;
 mod pipe;
 mod place;
 mod progress;
+mod pulse;
 mod recode;
 mod report;
 mod send;
-mod size;
 mod snapshot;
 mod stat;
 mod top;
 mod umount;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use exit::Exit;
+use helper::Role;
+
+use crate::config::size;
 
 #[derive(Parser)]
 #[command(
@@ -55,7 +59,7 @@ use exit::Exit;
         files. Writes land at once, coded fast; in the background a *drain* codes chunks that \
         are left alone as small as they get.\n\n\
         LACONICFS_LOG=info (or debug) shows what the program does.",
-    after_help = exit::HELP,
+    after_help = exit::help(),
     arg_required_else_help = true
 )]
 struct Cli {
@@ -71,7 +75,7 @@ enum Command {
     /// Make a store
     Mkfs(mkfs::MkfsArgs),
     /// Mount a store on a directory
-    Mount(mount::MountArgs),
+    Mount(Box<mount::MountArgs>),
     /// Unmount, and wait until everything is on disk
     #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
@@ -102,45 +106,65 @@ enum Command {
     Import(import::ImportArgs),
     /// Copy the files of a store out as plain files
     Export(export::ExportArgs),
+    /// Show the settings in force, or check a file of them
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Use or measure the codec alone, on files
     #[command(subcommand)]
     Codec(codec::CodecCommand),
     /// List, describe, import, add or remove models
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Manual(manual::ManualArgs),
+    /// Print the completions for a shell
+    #[command(hide = true)]
+    Completions(manual::CompletionsArgs),
     /// See it work: a temporary store, a mount, every byte compared
     Demo(demo::DemoArgs),
 }
 
 /// Runs the command line and returns the process's exit status.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(as_mount_helper(std::env::args_os().collect())) {
+    let started = helper::understand(std::env::args_os().collect());
+    let status = |exit: Exit| ExitCode::from(exit.for_caller(started.role));
+    let cli = match Cli::try_parse_from(&started.args) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output and are no failure.
             let _ = error.print();
             let fsck = |arg: &OsString| arg == "fsck" || arg == "check";
             return match error.use_stderr() {
-                true if std::env::args_os().nth(1).as_ref().is_some_and(fsck) => {
+                true if matches!(started.role, Role::Program)
+                    && started.args.get(1).is_some_and(fsck) =>
+                {
                     ExitCode::from(fsck::USAGE)
                 }
-                true => ExitCode::from(Exit::Usage as u8),
+                true => status(Exit::Usage),
                 false => ExitCode::SUCCESS,
             };
         }
     };
+    if started.fake {
+        return ExitCode::SUCCESS;
+    }
     match catch_unwind(AssertUnwindSafe(|| run(&cli))) {
         Ok(Ok(status)) => ExitCode::from(status),
         Ok(Err(error)) => {
-            complain(&exit::message(&error));
-            ExitCode::from(match &cli.command {
-                Command::Fsck(_) => fsck::FAILED,
-                _ => Exit::of(&error) as u8,
-            })
+            let message = exit::message(&error);
+            // Empty where another process says it.
+            if !message.is_empty() {
+                complain(&message);
+            }
+            match &cli.command {
+                Command::Fsck(_) => ExitCode::from(fsck::FAILED),
+                _ => status(Exit::of(&error)),
+            }
         }
         Err(_) => {
             complain("that was a bug of laconicfs, please report it; stored data is not affected");
-            ExitCode::from(Exit::Failure as u8)
+            status(Exit::Failure)
         }
     }
 }
@@ -148,9 +172,9 @@ pub fn main() -> ExitCode {
 /// Returns the exit status of what went well.
 fn run(cli: &Cli) -> Result<u8> {
     let json = cli.json;
-    // The daemon of a mount logs to its store.
-    if !matches!(&cli.command, Command::Mount(args) if args.logs_itself()) {
-        logging::to_stderr();
+    // A mount that serves logs as its configuration says.
+    if !matches!(&cli.command, Command::Mount(args) if args.serves()) {
+        logging::of_command();
     }
     let done = match &cli.command {
         Command::Mkfs(args) => mkfs::run(args, json),
@@ -169,8 +193,11 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Receive(args) => send::receive(args, json),
         Command::Import(args) => import::run(args, json),
         Command::Export(args) => export::run(args, json),
+        Command::Config(command) => config::run(command, json),
         Command::Codec(command) => codec::run(command, json),
         Command::Model(command) => model::run(command, json),
+        Command::Manual(args) => manual::write(args, Cli::command()),
+        Command::Completions(args) => manual::complete(args, Cli::command()),
         Command::Demo(args) => demo::run(args, json),
     };
     done.map(|()| fsck::CLEAN)
@@ -180,71 +207,12 @@ fn complain(message: &str) {
     let _ = writeln!(std::io::stderr(), "laconicfs: {message}");
 }
 
-/// mount(8) calls `mount.laconicfs STORE DIR [-sfnv] [-N NAMESPACE] [-o
-/// OPTIONS] [-t TYPE]`, and its helper for FUSE calls `laconicfs STORE DIR -o
-/// OPTIONS`: both become `laconicfs mount STORE DIR -o OPTIONS`.
-fn as_mount_helper(args: Vec<OsString>) -> Vec<OsString> {
-    let name = args.first().map(Path::new).and_then(Path::file_name);
-    let helper = name.is_some_and(|name| name.as_bytes().starts_with(b"mount."));
-    let bare = args.len() > 2 && args[1].as_bytes().contains(&b'/');
-    if !helper && !bare {
-        return args;
-    }
-    let mut args = args.into_iter();
-    let mut out: Vec<OsString> = args.next().into_iter().collect();
-    out.push("mount".into());
-    while let Some(arg) = args.next() {
-        let is = |text: &str| arg == OsStr::new(text);
-        if helper && (is("-N") || is("-t")) {
-            args.next();
-        } else if helper && (is("-s") || is("-n") || is("-v") || is("-i")) {
-            // About mtab and unknown options: nothing to us.
-        } else {
-            out.push(arg);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn mount_helpers_become_mount() {
-        let turned = |args: &[&str]| {
-            let args = args.iter().map(OsString::from).collect();
-            let args = as_mount_helper(args).into_iter();
-            args.map(|a| a.into_string().unwrap()).collect::<Vec<_>>()
-        };
-        let full = [
-            "/sbin/mount.laconicfs",
-            "a",
-            "/m",
-            "-n",
-            "-t",
-            "laconicfs",
-            "-o",
-            "ro",
-        ];
-        assert_eq!(
-            turned(&full),
-            ["/sbin/mount.laconicfs", "mount", "a", "/m", "-o", "ro"]
-        );
-        assert_eq!(
-            turned(&["laconicfs", "/s", "/m", "-o", "rw"]),
-            ["laconicfs", "mount", "/s", "/m", "-o", "rw"]
-        );
-        assert_eq!(
-            turned(&["laconicfs", "stat", "/m"]),
-            ["laconicfs", "stat", "/m"]
-        );
     }
 }

@@ -4,21 +4,21 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::daemon;
+use super::daemon::{self, Service};
 use super::exit::{self, Exit, Failure, failure};
-use super::{locate, logging, report, size};
-use crate::control::Failed;
+use super::locate::{self, Found};
+use super::{logging, report};
+use crate::config::{self, Config, Flag, Setting};
+use crate::control::{Ask, Failed};
 use crate::filesystem::Settings;
-use crate::metrics::Listen;
 use crate::mount::MountOptions;
 use crate::store::Superblock;
-use crate::tier::{Hours, Rules};
+use crate::tier::Rules;
 
 #[derive(Args)]
 #[command(
@@ -28,20 +28,12 @@ use crate::tier::{Hours, Rules};
         is unmounted or gets SIGTERM or SIGINT, and tells systemd when it is ready.\n\n\
         `laconicfs STORE DIR -o OPTIONS`, and this program under the name mount.laconicfs, do \
         the same, for mount(8) and fstab.",
-    after_help = "Options for -o:\n  \
-        ro, rw, noatime, relatime, strictatime, dev, suid, noexec: as mount(8) has them\n  \
-        allow_other            let other users reach the files\n  \
-        nodefault_permissions  do not check permissions\n  \
-        nowriteback_cache      hand every write to the daemon at once\n  \
-        nonempty               mount on a directory that is not empty\n\n\
-        Examples:\n  \
-        laconicfs mount ~/notes.store ~/notes --create\n  \
-        laconicfs mount /srv/logs.store /srv/logs -o allow_other,noatime\n  \
-        in /etc/fstab:\n    \
-        /srv/logs.store  /srv/logs  fuse.laconicfs  allow_other,_netdev  0 0"
+    after_help = help()
 )]
 pub struct MountArgs {
+    /// The store, as `laconicfs mkfs` made it
     store: PathBuf,
+    /// The directory to mount on; it should be empty
     dir: PathBuf,
     /// Mount options, separated by commas
     #[arg(short = 'o', value_name = "OPTIONS")]
@@ -52,47 +44,113 @@ pub struct MountArgs {
     /// Make DIR if it does not exist
     #[arg(long)]
     create: bool,
-    /// Memory to take at most [default: a quarter of what the machine allows]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    memory: Option<u64>,
-    /// Of it, memory for chunks that have been decoded
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
-    cache: u64,
-    /// Code chunks in the background once they have been left alone for so long
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    quiet: u64,
-    /// Threads that code in the background; 0 leaves it to `laconicfs drain` [default: all]
+    /// Memory to take at most; by itself a quarter of what the machine allows (the setting
+    /// cache.memory)
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Of it, memory for chunks that have been decoded (the setting cache.size)
+    #[arg(long, value_name = "SIZE")]
+    cache: Option<String>,
+    /// Code chunks in the background once they have been left alone for so long, such as 30s or
+    /// 10m (the setting drain.quiet)
+    #[arg(long, value_name = "TIME")]
+    quiet: Option<String>,
+    /// Threads that code in the background; 0 leaves it to `laconicfs drain` (the setting
+    /// drain.threads)
     #[arg(long, value_name = "N")]
-    drain_threads: Option<usize>,
-    /// Per cent of the time of each of these threads
-    #[arg(long, value_name = "PERCENT", default_value_t = 100,
-        value_parser = clap::value_parser!(u8).range(1..=100))]
-    drain_cpu: u8,
-    /// Code in the background only in these hours of the day, such as 22:00-06:00
-    #[arg(long, value_name = "HOURS", default_value = "always")]
-    drain_hours: Hours,
-    /// Code nothing in the background while the load of others is above this
+    drain_threads: Option<String>,
+    /// Per cent of the time of each of these threads (the setting drain.cpu_share)
+    #[arg(long, value_name = "PERCENT")]
+    drain_cpu: Option<String>,
+    /// Code in the background only in these hours of the day, such as 22:00-06:00 (the setting
+    /// drain.hours)
+    #[arg(long, value_name = "HOURS")]
+    drain_hours: Option<String>,
+    /// Code nothing in the background while the load of others is above this (the setting
+    /// drain.max_load)
     #[arg(long, value_name = "LOAD")]
-    max_load: Option<f64>,
-    /// Code nothing in the background while on a battery that holds less per cent
-    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
-    min_battery: Option<u8>,
-    /// Per cent by which the language model must beat the other codecs
-    #[arg(long, value_name = "PERCENT", default_value_t = crate::codec::MARGIN,
-        value_parser = clap::value_parser!(u8).range(0..=100))]
-    lm_margin: u8,
+    max_load: Option<String>,
+    /// Code nothing in the background while on a battery that holds less per cent (the setting
+    /// drain.min_battery)
+    #[arg(long, value_name = "PERCENT")]
+    min_battery: Option<String>,
+    /// Per cent by which the language model must beat the other codecs (the setting
+    /// drain.lm_margin)
+    #[arg(long, value_name = "PERCENT")]
+    lm_margin: Option<String>,
     /// Serve metrics at a loopback address, such as 127.0.0.1:9464, or a Unix socket: unix:PATH
+    /// (the setting metrics.listen)
     #[arg(long, value_name = "WHERE")]
-    metrics: Option<Listen>,
+    metrics: Option<String>,
+    /// Any setting, as `laconicfs config show` names it; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
+    /// Take settings from /etc/laconicfs/NAME.toml [default: last component of STORE]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Write what became of the mount to standard output, for the process that started this one
     #[arg(long, hide = true)]
     tell_parent: bool,
 }
 
+/// The options, and examples.
+fn help() -> String {
+    let mut text = String::from("Options for -o:\n");
+    for (options, meaning) in crate::mount::OPTIONS {
+        text.push_str(&format!("  {options}\n      {meaning}\n"));
+    }
+    text.push_str(
+        "\nExamples:\n  \
+        laconicfs mount ~/notes.store ~/notes --create\n  \
+        laconicfs mount /srv/logs.store /srv/logs -o allow_other,noatime\n  \
+        laconicfs mount /srv/logs.store /srv/logs --set drain.hours=22:00-06:00\n  \
+        in /etc/fstab:\n    \
+        /srv/logs.store  /srv/logs  laconicfs  allow_other,nofail  0 0",
+    );
+    text
+}
+
 impl MountArgs {
-    /// Whether this is the process in the background, with its own log.
-    pub fn logs_itself(&self) -> bool {
-        self.tell_parent
+    /// Whether this is the process that serves the mount, with its own log.
+    pub fn serves(&self) -> bool {
+        self.foreground
+    }
+
+    /// Settings that the command line gives.
+    fn flags(&self) -> Vec<Flag> {
+        let given = [
+            ("--memory", "cache.memory", &self.memory),
+            ("--cache", "cache.size", &self.cache),
+            ("--quiet", "drain.quiet", &self.quiet),
+            ("--drain-threads", "drain.threads", &self.drain_threads),
+            ("--drain-cpu", "drain.cpu_share", &self.drain_cpu),
+            ("--drain-hours", "drain.hours", &self.drain_hours),
+            ("--max-load", "drain.max_load", &self.max_load),
+            ("--min-battery", "drain.min_battery", &self.min_battery),
+            ("--lm-margin", "drain.lm_margin", &self.lm_margin),
+            ("--metrics", "metrics.listen", &self.metrics),
+        ];
+        let given = given.into_iter().filter_map(|(flag, key, value)| {
+            Some(Flag {
+                flag,
+                key: key.into(),
+                value: value.clone()?,
+            })
+        });
+        let set = self.set.iter().map(|(key, value)| Flag {
+            flag: "--set",
+            key: key.clone(),
+            value: value.clone(),
+        });
+        given.chain(set).collect()
+    }
+}
+
+/// For clap: a setting and its value.
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) => Ok((key.trim().into(), value.trim().into())),
+        None => Err("write SECTION.KEY=VALUE, such as drain.hours=22:00-06:00".into()),
     }
 }
 
@@ -108,10 +166,15 @@ enum Told {
 pub fn run(args: &MountArgs, json: bool) -> Result<()> {
     let result = try_run(args, json);
     if let (true, Err(error)) = (args.tell_parent, &result) {
-        tell(&Told::Failed(Failed {
-            exit: Exit::of(error) as u8,
+        let exit = Exit::of(error);
+        let heard = tell(&Told::Failed(Failed {
+            exit: exit as u8,
             message: exit::message(error),
         }));
+        if heard {
+            // The process that started this one says it.
+            return Err(failure(exit, ""));
+        }
     }
     result
 }
@@ -120,56 +183,90 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
     let store = locate::store(&args.store)?;
     // Before anything is made in what may be no store.
     Superblock::read(&store)?;
+    let given = args.options.join(",");
     let mut options = MountOptions::default();
-    for list in &args.options {
-        options
-            .parse(list)
-            .map_err(|error| failure(Exit::Mount, error.to_string()))?;
+    options
+        .parse(&given)
+        .map_err(|error| failure(Exit::Mount, error.to_string()))?;
+    if options.remount {
+        return remount(args, &given, json);
     }
+    let mut loaded = config::load(Some(&store), args.name.as_deref(), &args.flags())?;
+    if !given.is_empty() {
+        let list = format!("{},{given}", loaded.config.mount.options);
+        loaded.set("mount.options", list.trim_start_matches(','), "-o")?;
+    }
+    let mut options = MountOptions::default();
+    options.parse(&loaded.config.mount.options)?;
     // Commands find the store by what the mount table shows.
     options.source = store.display().to_string();
     let dir = mount_point(args)?;
     if !args.foreground {
         return background(args, &store, &dir, json);
     }
-    let settings = settings(args, &options);
+    let settings = settings(&loaded.config, &options);
     options.background = settings.budget()?.background;
-    if args.tell_parent {
-        daemon::leave_terminal();
-        logging::to_file(&store).or_else(|error| match options.volume.read_only {
-            true => Ok(()),
-            false => Err(error).context("opening the log in the store"),
-        })?;
+    let service = Service {
+        store: &store,
+        dir: &dir,
+        settings,
+        options,
+        loaded,
+    };
+    let level = &service.loaded.config.log.level;
+    if !args.tell_parent {
+        logging::of_mount(level);
+        return daemon::serve(&service, || Ok(()), || true);
     }
-    let metrics = args.metrics.as_ref();
-    daemon::serve(&store, &dir, &settings, &options, metrics, || {
-        match args.tell_parent {
-            true => tell(&Told::Ready),
-            false => {
-                log::info!("{} is mounted on {}", store.display(), dir.display());
-                true
-            }
-        }
-    })
+    daemon::leave_terminal();
+    let log = logging::of_daemon(level);
+    let opened = || match log.open(&store) {
+        // A store on a read-only disk: serve it all the same.
+        Err(_) if service.options.volume.read_only => Ok(()),
+        opened => opened.context("opening the log in the store"),
+    };
+    daemon::serve(&service, opened, || tell(&Told::Ready))
 }
 
-fn settings(args: &MountArgs, options: &MountOptions) -> Settings {
+/// Changes a mount in place. The store is the one that is mounted there,
+/// whatever mount(8) passes.
+fn remount(args: &MountArgs, list: &str, json: bool) -> Result<()> {
+    let dir = crate::mount::resolve(&args.dir)
+        .with_context(|| format!("looking at {}", args.dir.display()))?;
+    let writable = match locate::find(&dir)? {
+        Found::Open(mut open) => {
+            let settings: Vec<Setting> = open.ask_for(Ask::Config)?;
+            let options = settings.iter().find(|s| s.key == "mount.options");
+            let mut parsed = MountOptions::default();
+            parsed.parse(options.map_or("", |setting| &setting.value))?;
+            !parsed.volume.read_only
+        }
+        Found::Closed(_) => false,
+    };
+    crate::mount::remount(&dir, list, writable)
+        .map_err(|error| failure(Exit::Mount, error.to_string()))?;
+    let done = serde_json::json!({ "remounted": dir, "options": list });
+    report::emit(json, &done, String::new)
+}
+
+/// What the library needs to know of the configuration.
+fn settings(config: &Config, options: &MountOptions) -> Settings {
     let mut settings = Settings {
         volume: options.volume,
-        memory: args.memory,
-        cache_bytes: usize::try_from(args.cache).unwrap_or(usize::MAX),
+        memory: config.cache.memory,
+        cache_bytes: usize::try_from(config.cache.size).unwrap_or(usize::MAX),
         rules: Rules {
-            quiet: Duration::from_secs(args.quiet),
-            cpu_share: args.drain_cpu,
-            hours: args.drain_hours.clone(),
-            max_load: args.max_load,
-            min_battery: args.min_battery,
+            quiet: config.drain.quiet,
+            cpu_share: config.drain.cpu_share,
+            hours: config.drain.hours.clone(),
+            max_load: config.drain.max_load,
+            min_battery: config.drain.min_battery,
         },
-        lm_margin: args.lm_margin,
+        lm_margin: config.drain.lm_margin,
         salvage: options.salvage,
         ..Settings::default()
     };
-    if let Some(threads) = args.drain_threads {
+    if let Some(threads) = config.drain.threads {
         settings.drain_threads = threads;
     }
     settings
@@ -179,7 +276,11 @@ fn settings(args: &MountArgs, options: &MountOptions) -> Settings {
 /// empty, or what is in it would be hidden.
 fn mount_point(args: &MountArgs) -> Result<PathBuf> {
     let shown = args.dir.display();
-    if args.create {
+    let there = match crate::mount::resolve(&args.dir) {
+        Ok(dir) => crate::mount::mounted_on(&dir)?.is_some(),
+        Err(_) => false,
+    };
+    if args.create && !there {
         std::fs::create_dir_all(&args.dir)
             .map_err(|error| failure(Exit::Mount, format!("making {shown}: {error}")))?;
     }
@@ -224,35 +325,21 @@ fn background(args: &MountArgs, store: &Path, dir: &Path, json: bool) -> Result<
     for list in &args.options {
         command.arg("-o").arg(list);
     }
-    if let Some(memory) = args.memory {
-        command.arg("--memory").arg(memory.to_string());
+    for flag in args.flags() {
+        command.arg(flag.flag).arg(match flag.flag {
+            "--set" => format!("{}={}", flag.key, flag.value),
+            _ => flag.value,
+        });
     }
-    command.arg("--cache").arg(args.cache.to_string());
-    command.arg("--quiet").arg(args.quiet.to_string());
-    let mut pass = |flag: &str, value: Option<String>| {
-        if let Some(value) = value {
-            command.arg(flag).arg(value);
-        }
-    };
-    pass("--drain-threads", args.drain_threads.map(|n| n.to_string()));
-    pass("--drain-cpu", Some(args.drain_cpu.to_string()));
-    pass("--drain-hours", Some(args.drain_hours.to_string()));
-    pass("--max-load", args.max_load.map(|load| load.to_string()));
-    pass("--min-battery", args.min_battery.map(|n| n.to_string()));
-    pass("--lm-margin", Some(args.lm_margin.to_string()));
-    pass("--metrics", args.metrics.as_ref().map(Listen::to_string));
-    // What it says beside its log, a crash of the allocator say, goes there too.
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(logging::path(store));
+    if let Some(name) = &args.name {
+        command.arg("--name").arg(name);
+    }
     let mut child = command
         .arg("--")
         .args([store, dir])
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(log.map_or_else(|_| Stdio::null(), Stdio::from))
         .spawn()
         .context("starting the process that serves the mount")?;
     match hear(&mut child) {

@@ -77,15 +77,26 @@ pub fn bits_per_byte(stored: u64, plain: u64) -> f64 {
     }
 }
 
-/// A table: the first column to the left, the others to the right.
+/// A table: the first column to the left, the others, which are figures mostly,
+/// to the right.
 pub struct Table {
     rows: Vec<Vec<String>>,
+    left: bool,
 }
 
 impl Table {
     pub fn new(header: &[&str]) -> Self {
         Self {
             rows: vec![header.iter().map(|cell| cell.to_string()).collect()],
+            left: false,
+        }
+    }
+
+    /// A table of words: all columns to the left.
+    pub fn left(header: &[&str]) -> Self {
+        Self {
+            left: true,
+            ..Self::new(header)
         }
     }
 
@@ -117,6 +128,7 @@ impl std::fmt::Display for Table {
             for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 match column {
                     0 => line.push_str(&format!("{cell:<width$}")),
+                    _ if self.left => line.push_str(&format!("  {cell:<width$}")),
                     _ => line.push_str(&format!("  {cell:>width$}")),
                 }
             }

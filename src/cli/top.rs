@@ -244,4 +244,4 @@ fn live(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -42,6 +42,9 @@ pub const NAME: &str = "control";
 pub enum Ask {
     /// The store in figures: a [`Report`](crate::filesystem::Report).
     Stat,
+    /// What its configuration is: a list of
+    /// [`Setting`](crate::config::Setting).
+    Config,
     /// Code every chunk that is stored by now as small as it gets.
     Drain,
     /// The snapshots: a list of [`Snapshot`](crate::volume::Snapshot).

@@ -12,6 +12,7 @@ mod errno;
 mod flags;
 mod options;
 mod pool;
+mod remount;
 mod reporter;
 mod requests;
 mod session;
@@ -19,6 +20,7 @@ mod table;
 mod writers;
 
 pub use errno::errno;
-pub use options::MountOptions;
+pub use options::{MountOptions, OPTIONS};
+pub use remount::remount;
 pub use session::{Session, mount, unmount};
 pub use table::{FSTYPE, Mounted, flush, holding, mounted_on, resolve};

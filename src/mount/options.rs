@@ -5,6 +5,56 @@ use fuser::{Config, MountOption, SessionACL};
 use crate::error::{Error, Result};
 use crate::volume::{self, Atime};
 
+/// The options for people: a group, and what it does.
+pub const OPTIONS: &[(&str, &str)] = &[
+    ("ro, rw", "Refuse every change; or not (default)."),
+    (
+        "salvage",
+        "Read what is left of a store whose database does not match its seal; implies ro.",
+    ),
+    (
+        "relatime, noatime, strictatime",
+        "When reading touches the access time: at most once a day or after a change (default), \
+         never, always.",
+    ),
+    (
+        "allow_other",
+        "Other users may reach the files. Without root this needs the line user_allow_other in \
+         /etc/fuse.conf.",
+    ),
+    (
+        "default_permissions, nodefault_permissions",
+        "The kernel checks permissions (default); or nobody does.",
+    ),
+    (
+        "writeback_cache, nowriteback_cache",
+        "The kernel collects small writes (default); or each write reaches the daemon at once.",
+    ),
+    ("exec, noexec", "Programs may be run (default); or not."),
+    ("suid, nosuid", "Honour set-user-ID bits; or not (default)."),
+    ("dev, nodev", "Honour device nodes; or not (default)."),
+    (
+        "user, users, owner, group",
+        "Imply what mount(8) says: nosuid and nodev, and the first two noexec.",
+    ),
+    (
+        "nonempty",
+        "Mount on a directory that is not empty; what is in it is hidden.",
+    ),
+    (
+        "remount",
+        "Change a mount in place: see mount.laconicfs(8).",
+    ),
+    (
+        "fsname=NAME",
+        "Accepted and ignored: mount(8) shows the path of the store as the device.",
+    ),
+    (
+        "defaults, auto, noauto, nofail, _netdev, async, comment=, x-...",
+        "For mount(8) and systemd; accepted and ignored.",
+    ),
+];
+
 /// How to mount. [`MountOptions::parse`] understands what mount(8) passes.
 #[derive(Clone, Debug)]
 pub struct MountOptions {
@@ -12,6 +62,8 @@ pub struct MountOptions {
     pub volume: volume::Options,
     /// Read a store whose database does not match its seal; implies read-only.
     pub salvage: bool,
+    /// Change a mount that is there, by [`remount`](super::remount()).
+    pub remount: bool,
     /// Shown as the device by mount(8): the path of the store.
     pub source: String,
     /// Let other users than the one who mounts reach the files.
@@ -37,6 +89,7 @@ impl Default for MountOptions {
         Self {
             volume: volume::Options::default(),
             salvage: false,
+            remount: false,
             source: "laconicfs".into(),
             allow_other: false,
             default_permissions: true,
@@ -68,6 +121,7 @@ impl MountOptions {
                 self.salvage = true;
                 self.volume.read_only = true;
             }
+            "remount" => self.remount = true,
             "noatime" => self.volume.atime = Atime::Never,
             "relatime" | "atime" => self.volume.atime = Atime::Relative,
             "strictatime" => self.volume.atime = Atime::Always,
@@ -166,6 +220,15 @@ mod tests {
         assert!(options.volume.read_only && options.allow_other && options.suid && options.dev);
         assert!(!options.exec && options.default_permissions && options.writeback_cache);
         assert_eq!(options.volume.atime, Atime::Never);
+    }
+
+    #[test]
+    fn what_is_documented_is_understood() {
+        for (group, _) in OPTIONS {
+            for option in group.split(", ").filter(|option| !option.ends_with("...")) {
+                assert!(parsed(option).is_ok(), "{option}");
+            }
+        }
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl Drop for Session {
 /// Mounts `volume` on the directory `dir` and returns once it answers. One
 /// mount of a volume at a time: its end forgets what the kernel has looked up.
 pub fn mount(volume: Arc<Volume>, dir: &Path, options: &MountOptions) -> Result<Session> {
+    clear_dead(dir, &options.source)?;
     let dir = check_mount_point(dir, &options.source)?;
     check_device()?;
     let writers = Arc::new(Writers::default());
@@ -183,6 +184,28 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<()> {
         ))),
         None => Err(Error::Other(format!("nothing is mounted on {shown}"))),
     }
+}
+
+/// Takes away what a daemon that died has left on `dir`, if it served the same
+/// store: whoever calls has that store open, so nobody serves it any more.
+fn clear_dead(dir: &Path, source: &str) -> Result<()> {
+    let dead = match std::fs::metadata(dir).and_then(|_| std::fs::read_dir(dir)) {
+        Ok(_) => false,
+        Err(error) => table::is_dead(&error),
+    };
+    if !dead {
+        return Ok(());
+    }
+    let dir = table::resolve(dir).map_err(Error::io(format!("looking at {}", dir.display())))?;
+    let mounted = table::mounted_on(&dir)?;
+    if mounted.is_some_and(|m| m.fstype == table::FSTYPE && m.source == source) {
+        log::warn!(
+            "the daemon that served {} has died: clearing its mount",
+            dir.display()
+        );
+        table::unmount(&dir, true)?;
+    }
+    Ok(())
 }
 
 /// Returns `dir` as the kernel names it, when a volume can be mounted on it.

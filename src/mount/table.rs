@@ -23,6 +23,8 @@ pub struct Mounted {
     pub dir: PathBuf,
     pub fstype: String,
     pub source: String,
+    /// Those of the mount and those of the file system, separated by commas.
+    pub options: String,
 }
 
 /// What is mounted on `dir`, topmost, or `None` when nothing is.
@@ -58,6 +60,7 @@ fn parse(table: &[u8]) -> impl Iterator<Item = Mounted> {
         let mut fields = line.split(|&b| b == b' ');
         let device = String::from_utf8_lossy(fields.nth(2)?).into_owned();
         let dir = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)));
+        let of_mount = String::from_utf8_lossy(fields.next()?).into_owned();
         fields.find(|field| *field == b"-")?;
         let mut text = || Some(String::from_utf8_lossy(&unescape(fields.next()?)).into_owned());
         Some(Mounted {
@@ -65,6 +68,7 @@ fn parse(table: &[u8]) -> impl Iterator<Item = Mounted> {
             dir,
             fstype: text()?,
             source: text()?,
+            options: format!("{of_mount},{}", text()?),
         })
     })
 }
@@ -201,6 +205,7 @@ mod tests {
         assert_eq!(mounts[1].device, "0:51");
         assert_eq!(mounts[1].fstype, FSTYPE);
         assert_eq!(mounts[1].source, "/st ore");
+        assert_eq!(mounts[1].options, "rw,rw,user_id=0");
         assert_eq!(mounts[2].fstype, "tmpfs");
     }
 

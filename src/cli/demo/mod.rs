@@ -48,7 +48,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Plain bytes of a chunk, a power of two
-    #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = super::size::parse_chunk)]
+    #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = crate::config::size::parse_chunk)]
     chunk_size: usize,
 }
 

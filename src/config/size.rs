@@ -20,6 +20,16 @@ pub fn parse(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "too large".into())
 }
 
+/// As one would write it: `256M`.
+pub fn show(bytes: u64) -> String {
+    let units = [(30, "G"), (20, "M"), (10, "K")];
+    let whole = |(shift, _): &(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
+    match units.into_iter().find(whole) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
 /// The size of a chunk: a power of two from 4 KiB to 16 MiB.
 pub fn parse_chunk(text: &str) -> Result<usize, String> {
     let size = parse(text)?;
@@ -41,6 +51,14 @@ mod tests {
         for bad in ["", "k", "x1", "1x", "-1", "1.5k", "99999999999g", "ä"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read() {
+        for bytes in [0, 1, 1023, 1024, 1536, 1 << 20, 3 << 30, (1 << 40) + 1] {
+            assert_eq!(parse(&show(bytes)), Ok(bytes));
+        }
+        assert_eq!(show(256 << 20), "256M");
     }
 
     #[test]

@@ -1,0 +1,189 @@
+//! What a mount says of itself while it is served: its status and keep-alives
+//! to systemd, and one line a day to the log.
+
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use jiff::ZonedDateTime;
+use jiff::civil::Date;
+use sd_notify::NotifyState;
+
+use super::logging;
+use super::report::{percent, size};
+use crate::filesystem::{FileSystem, Report};
+
+/// How often the status is told at most.
+const OFTEN: Duration = Duration::from_secs(10);
+
+/// How often the date is looked at where nobody waits for a status.
+const SELDOM: Duration = Duration::from_secs(60);
+
+/// Beats until it is dropped.
+pub struct Pulse {
+    /// Never sent to: the thread ends when it is dropped.
+    _end: Sender<()>,
+}
+
+impl Pulse {
+    /// Starts the thread, which does not keep the file system open.
+    pub fn start(fs: Weak<FileSystem>, dir: &Path) -> Result<Pulse> {
+        let (end, ended) = bounded(0);
+        let heart = Heart {
+            fs,
+            dir: dir.into(),
+            today: ZonedDateTime::now().date(),
+        };
+        // Not joined: it may be stuck with what it looks at.
+        std::thread::Builder::new()
+            .name("pulse".into())
+            .spawn(move || heart.beat_until(&ended, interval()))
+            .context("starting a thread")?;
+        Ok(Pulse { _end: end })
+    }
+}
+
+/// How often to beat: several times within the patience of the watchdog.
+fn interval() -> Duration {
+    let mut patience = 0;
+    if sd_notify::watchdog_enabled(false, &mut patience) {
+        return Duration::from_micros(patience / 4).min(OFTEN);
+    }
+    match std::env::var_os("NOTIFY_SOCKET") {
+        Some(_) => OFTEN,
+        None => SELDOM,
+    }
+}
+
+struct Heart {
+    fs: Weak<FileSystem>,
+    dir: PathBuf,
+    /// Whose line has been written.
+    today: Date,
+}
+
+impl Heart {
+    fn beat_until(mut self, ended: &Receiver<()>, interval: Duration) {
+        loop {
+            let report = self.probe();
+            beat(report.as_ref());
+            if let Ok(report) = &report
+                && new_day(&mut self.today, ZonedDateTime::now().date())
+            {
+                log::info!("{}", daily_line(report, logging::errors()));
+            }
+            if ended.recv_timeout(interval) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    /// Asks the way that users go, through the kernel, and the store itself.
+    /// Whichever is stuck, so is this thread, and nobody says that all is well.
+    fn probe(&self) -> Result<Report> {
+        rustix::fs::statvfs(&self.dir)
+            .with_context(|| format!("asking the mount on {}", self.dir.display()))?;
+        let fs = self.fs.upgrade().context("the store is closed")?;
+        Ok(fs.report()?)
+    }
+}
+
+/// Tells systemd how things are, and that they are well if they are.
+fn beat(report: Result<&Report, &anyhow::Error>) {
+    match report {
+        Ok(report) => notify(&[
+            NotifyState::Watchdog,
+            NotifyState::Status(&status_line(report)),
+        ]),
+        Err(error) => notify(&[NotifyState::Status(
+            &format!("{error:#}").replace('\n', " "),
+        )]),
+    }
+}
+
+/// Tells systemd, if it is there.
+pub fn notify(states: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell, and that is no error.
+    if let Err(error) = sd_notify::notify(false, states) {
+        log::debug!("telling systemd: {error}");
+    }
+}
+
+/// A mount in one line, for systemd's status: where it is, what waits, what
+/// the store takes of what its files hold.
+pub fn status_line(report: &Report) -> String {
+    let place = match &report.mounted {
+        Some(mounted) => format!("mounted on {}", mounted.dir.display()),
+        None => "not mounted".into(),
+    };
+    let damaged = match report.damaged {
+        0 => String::new(),
+        many => format!(", {many} DAMAGED chunks"),
+    };
+    format!("{place}: {}{damaged}", figures(report))
+}
+
+/// The same for the log of a day, with what went wrong since the mount.
+pub fn daily_line(report: &Report, errors: u64) -> String {
+    format!(
+        "today: {}, {errors} errors, {} damaged chunks",
+        figures(report),
+        report.damaged
+    )
+}
+
+fn figures(report: &Report) -> String {
+    format!(
+        "{} in files, {} stored ({}), queue {} chunks ({})",
+        size(report.logical),
+        size(report.disk.total),
+        percent(report.disk.total, report.logical),
+        report.queue.chunks,
+        size(report.queue.plain),
+    )
+}
+
+/// Whether `now` is another day than the last, which it is from then on.
+fn new_day(last: &mut Date, now: Date) -> bool {
+    std::mem::replace(last, now) != now
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::cli::top::tests::report;
+
+    #[test]
+    fn one_line_says_how_it_is() {
+        let mut report = report();
+        assert_eq!(
+            status_line(&report),
+            "mounted on /srv/notes: 4.00 MiB in files, 1.00 MiB stored (25.0 %), queue 16 chunks \
+             (1.00 MiB)"
+        );
+        report.damaged = 2;
+        assert!(status_line(&report).ends_with("2 DAMAGED chunks"));
+        assert!(daily_line(&report, 7).ends_with("7 errors, 2 damaged chunks"));
+    }
+
+    #[test]
+    fn a_day_has_one_line() {
+        let mut last = date(2024, 2, 28);
+        let days = [28, 28, 29, 29].map(|day| new_day(&mut last, date(2024, 2, day)));
+        assert_eq!(days, [false, false, true, false]);
+    }
+
+    #[test]
+    fn a_store_that_is_closed_is_not_well() {
+        let heart = Heart {
+            fs: Weak::new(),
+            dir: "/".into(),
+            today: date(2024, 1, 1),
+        };
+        assert!(heart.probe().is_err());
+    }
+}
