@@ -33,7 +33,7 @@ fn engine(c: &mut Criterion) {
         return println!("skipped: this build has no model");
     };
     let mut group = c.benchmark_group("model");
-    for (lanes, steps) in [(16, 1), (32, 1), (64, 1), (16, 4)] {
+    for (lanes, steps) in [(16, 1), (32, 1), (64, 1), (16, 16)] {
         let Ok(mut state) = State::new(model.clone(), lanes) else {
             continue;
         };

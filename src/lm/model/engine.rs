@@ -13,8 +13,12 @@ use crate::kernel::{
     LOG2_E, Norm, PlainHead, Scale, Window,
 };
 
-/// Rows (steps times lanes) that go through a layer at once.
-const ROWS: usize = 64;
+/// Rows (steps times lanes) that go through a layer at once: the more, the
+/// fewer times its weights come from memory.
+const ROWS: usize = 256;
+/// Rows that go through a product at once: what it reads and writes stays in
+/// the second-level cache beside the layer's weights.
+const PART: usize = 64;
 /// Rows of which the head's sums are kept at once.
 const HEAD_ROWS: usize = 32;
 /// The most bytes of keys and values of a state.
@@ -34,6 +38,7 @@ pub struct State {
     position: u64,
     cache: Cache,
     buffers: Buffers,
+    projected: Projected,
     attention: Attention,
     /// The largest value of the residual stream so far, if anybody asked.
     peak: Option<i32>,
@@ -55,16 +60,28 @@ struct Buffers {
     narrow: Aligned<i8>,
     heads: Aligned<i8>,
     hidden: Aligned<i8>,
+    /// Scales of the rows of `narrow` or `hidden`, and of `heads`.
     scales: Vec<Scale>,
+    head_scales: Vec<Scale>,
     sums: Aligned<i32>,
     scratch: Aligned<i32>,
     logits: Aligned<i32>,
-    queries: Aligned<i8>,
     attended: Aligned<i32>,
     /// Cosines and sines of the positions of a block.
     cos: Vec<i16>,
     sin: Vec<i16>,
     blocks: Vec<u32>,
+}
+
+/// Queries, keys and values on their way to attention: of all lanes, for each
+/// all KV heads, for each all steps.
+struct Projected {
+    queries: Aligned<i8>,
+    query_scales: Vec<Scale>,
+    keys: Aligned<i8>,
+    values: Aligned<i8>,
+    key_scales: Vec<u32>,
+    value_scales: Vec<u32>,
 }
 
 impl State {
@@ -97,18 +114,26 @@ impl State {
         let widest = s.qkv().max(2 * s.hidden).max(s.width);
         let buffers = Buffers {
             x: Aligned::new(ROWS * s.width),
-            narrow: Aligned::new(ROWS * padded(s.width)),
+            narrow: Aligned::new(PART * padded(s.width)),
             heads: Aligned::new(ROWS * padded(s.queries())),
-            hidden: Aligned::new(ROWS * padded(s.hidden)),
-            scales: vec![Scale::ZERO; ROWS],
-            sums: Aligned::new(ROWS * padded(widest)),
+            hidden: Aligned::new(PART * padded(s.hidden)),
+            scales: vec![Scale::ZERO; PART],
+            head_scales: vec![Scale::ZERO; ROWS],
+            sums: Aligned::new(PART * padded(widest)),
             scratch: Aligned::new(s.vocab.max(widest).max(s.queries())),
             logits: Aligned::new(HEAD_ROWS * weights.head.stride_out()),
-            queries: Aligned::new(s.queries()),
             attended: Aligned::new(s.queries()),
             cos: vec![0; ROWS * s.head_dim / 2],
             sin: vec![0; ROWS * s.head_dim / 2],
             blocks: vec![0; s.vocab.div_ceil(BLOCK)],
+        };
+        let projected = Projected {
+            queries: Aligned::new(ROWS * s.queries()),
+            query_scales: vec![Scale::ZERO; ROWS * s.heads],
+            keys: Aligned::new(ROWS * s.kv_heads * s.head_dim),
+            values: Aligned::new(ROWS * s.kv_heads * s.head_dim),
+            key_scales: vec![0; ROWS * s.kv_heads],
+            value_scales: vec![0; ROWS * s.kv_heads],
         };
         Ok(State {
             lanes,
@@ -121,6 +146,7 @@ impl State {
                 value_scales: Aligned::new(slots),
             },
             buffers,
+            projected,
             attention: Attention::new(s.window, s.heads / s.kv_heads, s.head_dim),
             peak: None,
             model,
@@ -266,26 +292,45 @@ impl State {
 
     /// `x += o(attention(norm(x)))`.
     fn attention_block(&mut self, layer: usize, lanes: usize, rows: usize) {
+        for first in (0..rows).step_by(PART) {
+            self.project(layer, lanes, rows / lanes, first, PART.min(rows - first));
+        }
+        // Lane after lane, so that its keys and values are read from memory once.
+        for lane in 0..lanes {
+            self.attend(layer, lanes, lane, rows / lanes);
+        }
+        let (s, l) = (self.model.shape(), &self.model.layers[layer]);
+        let (w, b) = (&self.weights.layers[layer].o, &mut self.buffers);
+        for first in (0..rows).step_by(PART) {
+            let part = PART.min(rows - first);
+            let heads = &b.heads[first * w.stride_in()..];
+            self.kernel.product(w, part, heads, &mut b.sums);
+            for row in 0..part {
+                self.kernel.accumulate(
+                    &mut b.x[(first + row) * s.width..(first + row + 1) * s.width],
+                    &b.sums[row * w.stride_out()..][..s.width],
+                    &l.o,
+                    s.queries(),
+                    l.o_unit.times(b.head_scales[first + row]),
+                );
+            }
+        }
+    }
+
+    /// Queries, keys and values of the rows from `first` on.
+    fn project(&mut self, layer: usize, lanes: usize, steps: usize, first: usize, rows: usize) {
         let (s, l) = (self.model.shape(), &self.model.layers[layer]);
         let (w, b) = (&self.weights.layers[layer], &mut self.buffers);
-        normalise(self.kernel, &self.model, &l.attn_norm, b, 0, rows);
+        normalise(self.kernel, &self.model, &l.attn_norm, b, first, rows);
         self.kernel.product(&w.qkv, rows, &b.narrow, &mut b.sums);
 
         let (dim, group) = (s.head_dim, s.heads / s.kv_heads);
-        let (slots, room) = (s.window, room(s.window));
-        let unit = LOG2_E.times(kernel::inverse_square_root(dim as u64));
-        let stride = w.qkv.stride_out();
-        let mut query_scales = [Scale::ZERO; 256];
-        let mut out_scales = [Scale::ZERO; 256];
-        let mut quantised = [0i8; 256];
-        // Lane after lane, so that its keys and values are read from memory once.
-        let steps = rows / lanes;
-        for (lane, step) in (0..lanes).flat_map(|lane| (0..steps).map(move |step| (lane, step))) {
-            let row = step * lanes + lane;
-            let position = self.position + step as u64;
-            let slot = (position % slots as u64) as usize;
-            let filled = (position + 1).min(slots as u64) as usize;
-            let sums = &b.sums[row * stride..];
+        let (kernel, heads_are) = (self.kernel, self.model.header.heads);
+        let scratch = &mut b.scratch[..dim];
+        for row in 0..rows {
+            let (step, lane) = ((first + row) / lanes, (first + row) % lanes);
+            let sums = &b.sums[row * w.qkv.stride_out()..];
+            let scale_of_row = b.scales[row];
             let head = |index: usize| HeadScales {
                 channel: &l.qkv[index * dim..(index + 1) * dim],
                 gained: l.gained.get(index * dim..(index + 1) * dim).unwrap_or(&[]),
@@ -293,8 +338,6 @@ impl State {
                 cos: &b.cos[step * dim / 2..(step + 1) * dim / 2],
                 sin: &b.sin[step * dim / 2..(step + 1) * dim / 2],
             };
-            let (kernel, heads_are, scale_of_row) =
-                (self.kernel, self.model.header.heads, b.scales[row]);
             // a query or key head, turned to its position
             let turned = |index: usize, scratch: &mut [i32], out: &mut [i8]| {
                 let own = &sums[index * dim..(index + 1) * dim];
@@ -312,86 +355,106 @@ impl State {
                     }
                 }
             };
+            let to = &mut self.projected;
             for h in 0..s.kv_heads {
-                let window = (layer * self.lanes + lane) * s.kv_heads + h;
+                let one = (lane * s.kv_heads + h) * steps + step;
+                let own = one * dim..(one + 1) * dim;
                 let (key, value) = (s.heads + h, s.heads + s.kv_heads + h);
-                let one = window * room + slot;
-                let all = window * room * dim..(window + 1) * room * dim;
-                let scratch = &mut b.scratch[..dim];
-                let quantised = &mut quantised[..dim];
-
-                let scale = turned(key, scratch, quantised);
-                self.cache.key_scales[one] = scale.to_fixed24();
-                kernel::put_key(&mut self.cache.keys[all.clone()], slot, quantised);
+                let scale = turned(key, scratch, &mut to.keys[own.clone()]);
+                to.key_scales[one] = scale.to_fixed24();
 
                 let channel = &l.qkv[value * dim..(value + 1) * dim];
-                let own = &sums[value * dim..(value + 1) * dim];
-                let unit_v = l.v_unit.times(b.scales[row]);
+                let sums = &sums[value * dim..(value + 1) * dim];
+                let unit = l.v_unit.times(scale_of_row);
+                let out = &mut to.values[own];
                 let scale = match bias(l, value, dim) {
-                    None => kernel.value(own, channel, unit_v, scratch, quantised),
+                    None => kernel.value(sums, channel, unit, scratch, out),
                     bias => {
                         let plain = PlainHead {
                             channel,
-                            row: unit_v,
+                            row: unit,
                             bias,
                             turn: None,
                         };
-                        kernel.plain(own, &plain, scratch, quantised)
+                        kernel.plain(sums, &plain, scratch, out)
                     }
                 };
-                self.cache.value_scales[one] = scale.to_fixed24();
-                kernel::put_value(&mut self.cache.values[all.clone()], slot, quantised);
+                to.value_scales[one] = scale.to_fixed24();
 
-                let heads = h * group..(h + 1) * group;
-                for (q, query_scale) in heads.clone().zip(&mut query_scales[heads.clone()]) {
-                    let out = &mut b.queries[q * dim..(q + 1) * dim];
-                    *query_scale = turned(q, scratch, out);
+                for (q, at) in (h * group..(h + 1) * group).zip(one * group..) {
+                    let out = &mut to.queries[at * dim..(at + 1) * dim];
+                    to.query_scales[at] = turned(q, scratch, out);
                 }
+            }
+        }
+    }
+
+    /// Attention of all steps of a lane, quantised.
+    fn attend(&mut self, layer: usize, lanes: usize, lane: usize, steps: usize) {
+        let s = self.model.shape();
+        let (b, cache, from) = (&mut self.buffers, &mut self.cache, &self.projected);
+        let (dim, group) = (s.head_dim, s.heads / s.kv_heads);
+        let unit = LOG2_E.times(kernel::inverse_square_root(dim as u64));
+        let inputs = self.weights.layers[layer].o.stride_in();
+        let mut scales = [Scale::ZERO; 256];
+        for step in 0..steps {
+            let position = self.position + step as u64;
+            let slot = (position % s.window as u64) as usize;
+            let filled = (position + 1).min(s.window as u64) as usize;
+            for h in 0..s.kv_heads {
+                let one = (lane * s.kv_heads + h) * steps + step;
+                let own = one * dim..(one + 1) * dim;
+                let ring = (layer * self.lanes + lane) * s.kv_heads + h;
+                let slots = ring * room(s.window)..(ring + 1) * room(s.window);
+                let channels = slots.start * dim..slots.end * dim;
+                let keys = &mut cache.keys[channels.clone()];
+                let values = &mut cache.values[channels];
+                kernel::put_key(keys, slot, &from.keys[own.clone()]);
+                kernel::put_value(values, slot, &from.values[own]);
+                cache.key_scales[slots.start + slot] = from.key_scales[one];
+                cache.value_scales[slots.start + slot] = from.value_scales[one];
                 let window = Window {
                     head_dim: dim,
                     filled,
-                    keys: &self.cache.keys[all.clone()],
-                    values: &self.cache.values[all],
-                    key_scales: &self.cache.key_scales[window * room..(window + 1) * room],
-                    value_scales: &self.cache.value_scales[window * room..(window + 1) * room],
+                    keys,
+                    values,
+                    key_scales: &cache.key_scales[slots.clone()],
+                    value_scales: &cache.value_scales[slots],
                 };
-                let channels = heads.start * dim..heads.end * dim;
+                let (queries, heads) = (one * group..(one + 1) * group, h * group..(h + 1) * group);
                 self.kernel.attend(
-                    &b.queries[channels.clone()],
-                    &query_scales[heads.clone()],
+                    &from.queries[queries.start * dim..queries.end * dim],
+                    &from.query_scales[queries],
                     unit,
                     &window,
                     &mut self.attention,
-                    &mut b.attended[channels],
-                    &mut out_scales[heads],
+                    &mut b.attended[heads.start * dim..heads.end * dim],
+                    &mut scales[heads],
                 );
             }
-            let inputs = w.o.stride_in();
-            b.scales[row] = self.kernel.join(
+            let row = step * lanes + lane;
+            b.head_scales[row] = self.kernel.join(
                 &b.attended,
-                &out_scales[..s.heads],
+                &scales[..s.heads],
                 dim,
                 &mut b.scratch[..s.queries()],
                 &mut b.heads[row * inputs..row * inputs + s.queries()],
-            );
-        }
-        self.kernel.product(&w.o, rows, &b.heads, &mut b.sums);
-        for row in 0..rows {
-            self.kernel.accumulate(
-                &mut b.x[row * s.width..(row + 1) * s.width],
-                &b.sums[row * w.o.stride_out()..][..s.width],
-                &l.o,
-                s.queries(),
-                l.o_unit.times(b.scales[row]),
             );
         }
     }
 
     /// `x += down(silu(gate(norm(x))) * up(norm(x)))`.
     fn mlp_block(&mut self, layer: usize, rows: usize) {
+        for first in (0..rows).step_by(PART) {
+            self.mlp_part(layer, first, PART.min(rows - first));
+        }
+    }
+
+    /// [`mlp_block`](State::mlp_block) for the rows from `first` on.
+    fn mlp_part(&mut self, layer: usize, first: usize, rows: usize) {
         let (s, l) = (self.model.shape(), &self.model.layers[layer]);
         let (w, b) = (&self.weights.layers[layer], &mut self.buffers);
-        normalise(self.kernel, &self.model, &l.mlp_norm, b, 0, rows);
+        normalise(self.kernel, &self.model, &l.mlp_norm, b, first, rows);
         self.kernel
             .product(&w.gate_up, rows, &b.narrow, &mut b.sums);
         let scales = GateScales {
@@ -417,7 +480,7 @@ impl State {
         self.kernel.product(&w.down, rows, &b.hidden, &mut b.sums);
         for row in 0..rows {
             self.kernel.accumulate(
-                &mut b.x[row * s.width..(row + 1) * s.width],
+                &mut b.x[(first + row) * s.width..(first + row + 1) * s.width],
                 &b.sums[row * w.down.stride_out()..][..s.width],
                 &l.down,
                 s.hidden,
