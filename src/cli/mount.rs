@@ -189,13 +189,14 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
     // Before anything is made in what may be no store.
     Superblock::read(&store)?;
     let given = args.options.join(",");
-    let mut options = MountOptions::default();
-    options
-        .parse(&given)
-        .map_err(|error| failure(Exit::Mount, error.to_string()))?;
-    if options.remount {
+    // Before they are parsed: mount(8) adds what its table shows of the mount,
+    // such as user_id=0, which is no option of ours.
+    if given.split(',').any(|option| option == "remount") {
         return remount(args, &given, json);
     }
+    MountOptions::default()
+        .parse(&given)
+        .map_err(|error| failure(Exit::Mount, error.to_string()))?;
     let mut loaded = config::load(Some(&store), args.name.as_deref(), &args.flags())?;
     if !given.is_empty() {
         let list = format!("{},{given}", loaded.config.mount.options);
