@@ -10,30 +10,25 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use laconicfs::lm::coder::{Decoder, Encoder};
-use laconicfs::lm::mixer::{Mixer, MixerStart, decode_mix, encode_mix, lane_lengths};
+use laconicfs::lm::mixer::{Head, Mixer, MixerStart, decode_mix, encode_mix};
 use laconicfs::lm::model::{Model, State, import};
 use laconicfs::lm::vocabulary::Vocabulary;
 
 const CHUNK: usize = 64 << 10;
-/// Bytes that a chunk needs beside its coder's bytes.
-const HEAD: usize = 4;
+/// Lanes as the codec chooses them.
+const LANES: usize = 16;
+const LANE_TOKENS: usize = 512;
 
 /// Codes (`known`) or decodes tokens beside the model, serially.
 fn with_model(
     mixer: &mut Mixer,
     state: &mut State,
-    tokens: usize,
+    head: &Head,
     known: Option<&[u32]>,
     coder: &mut impl laconicfs::lm::coder::BitCoder,
 ) -> Result<Vec<u8>> {
-    let lanes = if tokens >= 2048 {
-        16
-    } else if tokens >= 256 {
-        4
-    } else {
-        1
-    };
-    let lengths: Vec<usize> = lane_lengths(tokens, lanes).collect();
+    let lanes = head.lanes;
+    let lengths: Vec<usize> = head.lengths().collect();
     let starts: Vec<usize> = lengths
         .iter()
         .scan(0, |at, n| {
@@ -41,7 +36,7 @@ fn with_model(
             Some(*at - n)
         })
         .collect();
-    mixer.begin(lanes, tokens, true);
+    mixer.begin(head, true);
     state.reset();
     let mut last = vec![mixer.vocabulary().start(); lanes];
     for step in 0..lengths[0] {
@@ -86,11 +81,12 @@ fn main() -> Result<()> {
         Some(file) => MixerStart::from_bytes(&std::fs::read(&file)?)?,
         None => match model.mixer_start() {
             Some(bytes) => MixerStart::from_bytes(bytes)?,
-            None => MixerStart::untrained(),
+            None => MixerStart::Untrained,
         },
     };
     let vocabulary = Arc::new(Vocabulary::from_tokenizer_json(model.tokenizer_json())?);
-    let mut mixer = Mixer::new(Arc::new(start), vocabulary.clone());
+    let mut mixer = Mixer::new(start, vocabulary.clone());
+    let version = mixer.newest();
     let mut sums = (0, 0, 0);
     for file in &args[1..] {
         let text = std::fs::read(file).with_context(|| file.clone())?;
@@ -100,34 +96,30 @@ fn main() -> Result<()> {
             let t = Instant::now();
             let back = if beside {
                 let tokens = vocabulary.encode(chunk);
+                let lanes = (tokens.len() / LANE_TOKENS).clamp(1, LANES);
+                let head = Head::new(version, chunk, tokens.len(), lanes);
                 let mut encoder = Encoder::default();
-                let mut state = State::new(model.clone(), 16)?;
-                with_model(
-                    &mut mixer,
-                    &mut state,
-                    tokens.len(),
-                    Some(&tokens),
-                    &mut encoder,
-                )?;
+                let mut state = State::new(model.clone(), LANES)?;
+                with_model(&mut mixer, &mut state, &head, Some(&tokens), &mut encoder)?;
                 let bytes = encoder.finish();
-                coded += bytes.len() + HEAD;
+                coded += bytes.len() + head.put().len();
                 seconds[0] += t.elapsed().as_secs_f64();
                 let t = Instant::now();
                 let back = with_model(
                     &mut mixer,
                     &mut state,
-                    tokens.len(),
+                    &head,
                     None,
                     &mut Decoder::new(&bytes),
                 )?;
                 seconds[1] += t.elapsed().as_secs_f64();
                 back
             } else {
-                let bytes = encode_mix(&mut mixer, chunk);
+                let bytes = encode_mix(&mut mixer, version, chunk);
                 coded += bytes.len();
                 seconds[0] += t.elapsed().as_secs_f64();
                 let t = Instant::now();
-                let back = decode_mix(&mut mixer, &bytes, chunk.len())?;
+                let back = decode_mix(&mut mixer, version, &bytes, chunk.len())?;
                 seconds[1] += t.elapsed().as_secs_f64();
                 back
             };

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use laconicfs::lm::coder::Cost;
-use laconicfs::lm::mixer::{Learned, Mixer, MixerStart, Way, lane_lengths};
+use laconicfs::lm::mixer::{
+    Head, Learned, Mixer, MixerStart, Newest, Start, Version, Way, lane_lengths,
+};
 use laconicfs::lm::model::{Model, State, import};
 use laconicfs::lm::vocabulary::Vocabulary;
 
@@ -20,7 +22,7 @@ const LANES: usize = 16;
 const PASSES: usize = 2;
 
 struct Piece {
-    bytes: usize,
+    plain: Vec<u8>,
     tokens: Vec<u32>,
     /// What the model foresees on the way to every token.
     ways: Vec<Way>,
@@ -80,7 +82,8 @@ fn foresee(state: &mut State, vocabulary: &Vocabulary, tokens: &[u32]) -> Result
 fn code(mixer: &mut Mixer, piece: &Piece, live: bool) -> f64 {
     let lanes = if live { LANES } else { 1 };
     let mut cost = Cost::default();
-    mixer.begin_with_learned(lanes, piece.tokens.len());
+    let head = Head::new(Version::V1, &piece.plain, piece.tokens.len(), lanes);
+    mixer.begin_with_learned(&head);
     in_order(piece.tokens.len(), lanes, |lane, at| {
         match live {
             true => mixer.code_with(lane, piece.tokens[at], &piece.ways[at], &mut cost),
@@ -90,13 +93,13 @@ fn code(mixer: &mut Mixer, piece: &Piece, live: bool) -> f64 {
     cost.bits
 }
 
-fn train(mixer: &mut Mixer, pieces: &[Piece], live: bool) -> Learned {
+fn train(mixer: &mut Mixer, pieces: &[Piece], live: bool) -> Newest {
     let pieces: Vec<&Piece> = pieces
         .iter()
         .filter(|p| !live || !p.ways.is_empty())
         .collect();
-    *mixer.learned_mut() = Learned::untrained();
-    let bytes: usize = pieces.iter().map(|p| p.bytes).sum();
+    *mixer.learned_mut() = Newest::untrained();
+    let bytes: usize = pieces.iter().map(|p| p.plain.len()).sum();
     for pass in 1..=PASSES {
         let bits: f64 = pieces.iter().map(|p| code(mixer, p, live)).sum();
         eprintln!(
@@ -142,7 +145,7 @@ fn main() -> Result<()> {
         for chunk in text.chunks(CHUNK).filter(|c| c.len() >= LANES * 64) {
             let tokens = vocabulary.encode(chunk);
             pieces.push(Piece {
-                bytes: chunk.len(),
+                plain: chunk.to_vec(),
                 tokens,
                 ways: Vec::new(),
             });
@@ -159,11 +162,11 @@ fn main() -> Result<()> {
             eprintln!("{} chunks foreseen", i + 1);
         }
     }
-    let mut mixer = Mixer::new(Arc::new(MixerStart::untrained()), vocabulary);
-    let start = MixerStart {
+    let mut mixer = Mixer::new(MixerStart::Untrained, vocabulary);
+    let start = MixerStart::V1(Arc::new(Start {
         blind: train(&mut mixer, &pieces, false),
         live: train(&mut mixer, &pieces, true),
-    };
+    }));
     let bytes = start.to_bytes()?;
     std::fs::write(out, &bytes).with_context(|| out.clone())?;
     eprintln!("{out}: {} bytes", bytes.len());

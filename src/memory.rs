@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 const BASE: u64 = 104 << 20;
 
 /// What a thread takes at most while it codes or decodes chunks, two at a time.
-const CODER: u64 = 28 << 20;
+const CODER: u64 = 37 << 20;
 
 /// The least that works.
 pub const LEAST: u64 = 192 << 20;

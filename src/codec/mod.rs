@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use parking_lot::RwLock;
 
 use crate::error::{Error, Result};
-use crate::lm::ChunkCoder;
+use crate::lm::mixer::Version;
 use crate::lm::model::Model;
+use crate::lm::{ChunkCoder, Payload};
 use crate::parallel;
 
 pub use policy::Policy;
@@ -33,10 +34,6 @@ pub enum Kind {
     /// The same, mixed with what the language model predicts.
     Lm = 3,
 }
-
-/// The codec byte of a frame: kind in the low four bits, version in the high
-/// ones. Only version 0 exists so far.
-const VERSION: u8 = 0;
 
 /// Bytes of a model's hash that a frame carries, to name it among the few
 /// models of one store.
@@ -73,24 +70,38 @@ impl Kind {
 
     /// The codec that a frame names.
     pub fn of(frame: &[u8]) -> Result<Kind> {
-        let first = *frame
-            .first()
-            .ok_or_else(|| Error::Corrupt("a chunk frame is empty".into()))?;
-        let newer = |found: u8, known: u8| Error::NewerFormat {
-            what: "a chunk frame".into(),
-            found: found.into(),
-            known: known.into(),
-        };
-        if first >> 4 > VERSION {
-            return Err(newer(first >> 4, VERSION));
-        }
-        match first & 0x0f {
-            0 => Ok(Kind::Raw),
-            1 => Ok(Kind::Zstd),
-            2 => Ok(Kind::Mix),
-            3 => Ok(Kind::Lm),
-            other => Err(newer(other, Kind::Lm as u8)),
-        }
+        read_first(frame).map(|(kind, _)| kind)
+    }
+}
+
+/// The first byte of a frame: the kind in the low four bits, its version in the
+/// high ones. Those of `mix` and `lm` are the mixer's; raw and zstd have only
+/// version 0.
+fn first_byte(kind: Kind, version: Version) -> u8 {
+    kind as u8 | (version as u8) << 4
+}
+
+fn read_first(frame: &[u8]) -> Result<(Kind, Version)> {
+    let first = *frame
+        .first()
+        .ok_or_else(|| Error::Corrupt("a chunk frame is empty".into()))?;
+    let newer = |found: u8, known: u8| Error::NewerFormat {
+        what: "a chunk frame".into(),
+        found: found.into(),
+        known: known.into(),
+    };
+    let kind = match first & 0x0f {
+        0 => Kind::Raw,
+        1 => Kind::Zstd,
+        2 => Kind::Mix,
+        3 => Kind::Lm,
+        other => return Err(newer(other, Kind::Lm as u8)),
+    };
+    match (first >> 4, kind) {
+        (0, _) => Ok((kind, Version::V0)),
+        (1, Kind::Mix | Kind::Lm) => Ok((kind, Version::V1)),
+        (other, Kind::Mix | Kind::Lm) => Err(newer(other, Version::V1 as u8)),
+        (other, _) => Err(newer(other, Version::V0 as u8)),
     }
 }
 
@@ -205,7 +216,7 @@ impl Codec {
     /// The same for a file with a policy: none is raw.
     pub fn encode_hot_for(&self, policy: Policy, plain: &[u8]) -> Vec<u8> {
         match policy {
-            Policy::None => frame(Kind::Raw, &[plain]),
+            Policy::None => plain_frame(Kind::Raw, plain),
             _ => self.encode_hot(plain),
         }
     }
@@ -256,7 +267,7 @@ impl Codec {
                 policy: Policy::Auto,
                 model: None,
             }),
-            Some(Kind::Raw) => Ok(frame(Kind::Raw, &[plain])),
+            Some(Kind::Raw) => Ok(plain_frame(Kind::Raw, plain)),
             Some(Kind::Zstd) => Ok(zstd_or_raw(plain, COLD_LEVEL)),
             Some(kind @ (Kind::Mix | Kind::Lm)) => {
                 let coder = self.default_coder().ok_or_else(|| {
@@ -265,7 +276,7 @@ impl Codec {
                 let modelled = encode_modelled(&coder, kind, plain)?;
                 Ok(match modelled.len() <= plain.len() {
                     true => modelled,
-                    false => frame(Kind::Raw, &[plain]),
+                    false => plain_frame(Kind::Raw, plain),
                 })
             }
         }
@@ -280,7 +291,7 @@ impl Codec {
             model,
         } = *wanted;
         if policy == Policy::None {
-            return Ok(frame(Kind::Raw, &[plain]));
+            return Ok(plain_frame(Kind::Raw, plain));
         }
         // A cheap look first: what is compressed already is met again and
         // again, and shall cost no more than its writing did.
@@ -317,18 +328,23 @@ impl Codec {
     /// The plain bytes of a frame: exactly `plain_len` of them, or an error.
     /// The caller compares their hash with the chunk's name.
     pub fn decode(&self, frame: &[u8], plain_len: usize) -> Result<Vec<u8>> {
-        let kind = Kind::of(frame)?;
+        let (kind, version) = read_first(frame)?;
         let body = &frame[1..];
         let plain = match kind {
             Kind::Raw => body.to_vec(),
             Kind::Zstd => zstd::bulk::decompress(body, plain_len)
                 .map_err(|e| Error::Corrupt(format!("a zstd frame: {e}")))?,
             Kind::Mix | Kind::Lm => {
-                let (name, payload) = body
+                let (name, bytes) = body
                     .split_at_checked(MODEL_NAME)
                     .ok_or_else(|| Error::Corrupt("a chunk frame is cut short".into()))?;
                 let coder = self.coder(name)?;
-                coder.decode(payload, plain_len, kind == Kind::Lm)?
+                let payload = Payload {
+                    version,
+                    bytes,
+                    plain_len,
+                };
+                coder.decode(payload, kind == Kind::Lm)?
             }
         };
         if plain.len() != plain_len {
@@ -344,10 +360,19 @@ impl Codec {
         let mut rest: Vec<usize> = (0..frames.len()).collect();
         while let Some(&first) = rest.first() {
             // the frames of the first one's model, which is nearly always all
-            let name = |i: usize| match Kind::of(frames[i].0) {
-                Ok(Kind::Lm) => frames[i].0.get(1..1 + MODEL_NAME),
+            let modelled = |i: usize| match read_first(frames[i].0) {
+                Ok((Kind::Lm, version)) => {
+                    let (name, bytes) = frames[i].0[1..].split_at_checked(MODEL_NAME)?;
+                    let payload = Payload {
+                        version,
+                        bytes,
+                        plain_len: frames[i].1,
+                    };
+                    Some((name, payload))
+                }
                 _ => None,
             };
+            let name = |i: usize| modelled(i).map(|(name, _)| name);
             let Some((coder, wanted)) = name(first).and_then(|n| Some((self.coder(n).ok()?, n)))
             else {
                 let (frame, plain_len) = frames[first];
@@ -359,8 +384,8 @@ impl Codec {
                 .filter(|&i| name(i) == Some(wanted))
                 .collect();
             rest.retain(|&i| name(i) != Some(wanted));
-            let payloads: Vec<Coded> = (alike.iter())
-                .map(|&i| (&frames[i].0[1 + MODEL_NAME..], frames[i].1))
+            let payloads: Vec<Payload> = (alike.iter())
+                .filter_map(|&i| Some(modelled(i)?.1))
                 .collect();
             for (i, plain) in alike.into_iter().zip(coder.decode_many(&payloads)) {
                 plains[i] = plain;
@@ -418,19 +443,25 @@ fn ambiguous() -> Error {
 
 fn encode_modelled(coder: &ChunkCoder, kind: Kind, plain: &[u8]) -> Result<Vec<u8>> {
     let payload = coder.encode(plain, kind == Kind::Lm)?;
-    Ok(frame(kind, &[&id_of(coder), &payload]))
+    let first = first_byte(kind, coder.version());
+    Ok(frame(first, &[&id_of(coder), &payload]))
 }
 
 fn zstd_or_raw(plain: &[u8], level: i32) -> Vec<u8> {
     match zstd::bulk::compress(plain, level) {
-        Ok(packed) if packed.len() < plain.len() => frame(Kind::Zstd, &[&packed]),
-        _ => frame(Kind::Raw, &[plain]),
+        Ok(packed) if packed.len() < plain.len() => plain_frame(Kind::Zstd, &packed),
+        _ => plain_frame(Kind::Raw, plain),
     }
 }
 
-fn frame(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
+/// A frame of a codec without a model.
+fn plain_frame(kind: Kind, rest: &[u8]) -> Vec<u8> {
+    frame(first_byte(kind, Version::V0), &[rest])
+}
+
+fn frame(first: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
-    out.push(kind as u8 | VERSION << 4);
+    out.push(first);
     parts.iter().for_each(|part| out.extend_from_slice(part));
     out
 }

@@ -14,8 +14,7 @@ use crate::kernel::Distribution;
 
 use super::coder::{Decoder, Encoder};
 use super::mixer::{
-    Foresight, Mixer, MixerStart, Room, collect, decode_mix, encode_mix, lane_lengths, log_odds,
-    put_head, take_head,
+    Foresight, Head, Mixer, MixerStart, Room, Version, collect, decode_mix, encode_mix, log_odds,
 };
 use super::model::{MAX_LANES, Model, State};
 use super::vocabulary::Vocabulary;
@@ -38,7 +37,7 @@ const SIDE_BY_SIDE: usize = 16 << 20;
 pub struct ChunkCoder {
     model: Arc<Model>,
     vocabulary: Arc<Vocabulary>,
-    start: Arc<MixerStart>,
+    start: MixerStart,
     /// What chunks have needed while they were coded, for the next ones.
     states: Mutex<Vec<State>>,
     mixers: Mutex<Vec<Mixer>>,
@@ -54,6 +53,15 @@ impl Foresight for Distribution<'_> {
         let (lo, mid, hi) = (self.at(lo), self.at(mid), self.at(hi));
         log_odds(hi.wrapping_sub(mid), mid.wrapping_sub(lo))
     }
+}
+
+/// A coded chunk, without its frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    /// Of the mixer that coded it.
+    pub version: Version,
+    pub bytes: &'a [u8],
+    pub plain_len: usize,
 }
 
 /// A chunk that is being decoded.
@@ -86,13 +94,13 @@ impl ChunkCoder {
         let vocabulary = Arc::new(Vocabulary::from_tokenizer_json(model.tokenizer_json())?);
         let start = match model.mixer_start() {
             Some(bytes) => MixerStart::from_bytes(bytes)?,
-            None => MixerStart::untrained(),
+            None => MixerStart::Untrained,
         };
         let keep = crate::parallel::available();
         Ok(Self {
             model,
             vocabulary,
-            start: Arc::new(start),
+            start,
             states: Mutex::default(),
             mixers: Mutex::default(),
             keep,
@@ -101,6 +109,11 @@ impl ChunkCoder {
 
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The version of the mixer that it encodes with.
+    pub fn version(&self) -> Version {
+        self.start.version()
     }
 
     fn mixer(&self) -> Mixer {
@@ -146,7 +159,7 @@ impl ChunkCoder {
         let mut mixer = self.mixer();
         let payload = match with_model {
             true => self.encode_modelled(&mut mixer, plain)?,
-            false => encode_mix(&mut mixer, plain),
+            false => encode_mix(&mut mixer, self.version(), plain),
         };
         self.keep_mixer(mixer);
         Ok(payload)
@@ -154,28 +167,37 @@ impl ChunkCoder {
 
     /// The inverse of [`encode`](Self::encode). Takes time and memory in
     /// proportion to `plain_len`, whatever the payload.
-    pub fn decode(&self, payload: &[u8], plain_len: usize, with_model: bool) -> Result<Vec<u8>> {
+    pub fn decode(&self, payload: Payload, with_model: bool) -> Result<Vec<u8>> {
         if with_model {
-            let one = self.decode_many(&[(payload, plain_len)]).pop();
+            let one = self.decode_many(&[payload]).pop();
             return one.unwrap_or(Err(Error::Invalid("no chunk to decode")));
         }
         let mut mixer = self.mixer();
-        let plain = decode_mix(&mut mixer, payload, plain_len)?;
+        let Payload {
+            version,
+            bytes,
+            plain_len,
+        } = payload;
+        let plain = decode_mix(&mut mixer, version, bytes, plain_len)?;
         self.keep_mixer(mixer);
         Ok(plain)
     }
 
-    /// Decodes chunks that were coded with the model, given as payloads and
-    /// plain lengths, several side by side: that takes less time than one
-    /// after another, since the model's weights are read once for all. Each
-    /// has its own result.
-    pub fn decode_many(&self, chunks: &[(&[u8], usize)]) -> Vec<Result<Vec<u8>>> {
+    /// Decodes chunks that were coded with the model, several side by
+    /// side: that takes less time than one after another, since the model's
+    /// weights are read once for all. Each has its own result.
+    pub fn decode_many(&self, chunks: &[Payload]) -> Vec<Result<Vec<u8>>> {
         let mut results: Vec<_> = chunks.iter().map(|_| Ok(Vec::new())).collect();
         let most = SIDE_BY_SIDE / State::lane_bytes(&self.model);
         let mut group = Vec::new();
         let mut lanes = 0;
-        for (at, &(payload, plain_len)) in chunks.iter().enumerate() {
-            let (lengths, coded) = match take_head(payload, plain_len) {
+        for (at, &payload) in chunks.iter().enumerate() {
+            let Payload {
+                version,
+                bytes,
+                plain_len,
+            } = payload;
+            let (head, coded) = match Head::take(version, bytes, plain_len) {
                 Ok(Some(head)) => head,
                 Ok(None) => continue,
                 Err(error) => {
@@ -183,18 +205,18 @@ impl ChunkCoder {
                     continue;
                 }
             };
-            if lanes + lengths.len() > most.clamp(LANES, MAX_LANES) && lanes > 0 {
+            if lanes + head.lanes > most.clamp(LANES, MAX_LANES) && lanes > 0 {
                 self.decode_group(std::mem::take(&mut group), &mut results);
                 lanes = 0;
             }
-            lanes += lengths.len();
+            lanes += head.lanes;
             let mut mixer = self.mixer();
-            mixer.begin(lengths.len(), lengths.iter().sum(), true);
+            mixer.begin(&head, true);
             group.push(Reading {
                 at,
                 plain_len,
                 room: Room::new(&mixer, plain_len),
-                lengths,
+                lengths: head.lengths().collect(),
                 mixer,
                 coder: Decoder::new(coded),
                 damage: None,
@@ -253,12 +275,13 @@ impl ChunkCoder {
         let lanes = (count / LANE_TOKENS).clamp(1, LANES);
         let mut rest = tokens.as_slice();
         let deal = |len| rest.split_off(..len).unwrap_or_default();
-        let dealt: Vec<&[u32]> = lane_lengths(count, lanes).map(deal).collect();
+        let head = Head::new(self.version(), plain, count, lanes);
+        let dealt: Vec<&[u32]> = head.lengths().map(deal).collect();
 
-        let mut payload = put_head(count, lanes);
+        let mut payload = head.put();
         let mut coder = Encoder::default();
         let mut state = self.state(lanes)?;
-        mixer.begin(lanes, count, true);
+        mixer.begin(&head, true);
         let whole = count / lanes;
         // All steps that all lanes have, then the odd last one.
         for (first, steps, lanes) in [(0, whole, lanes), (whole, 1, count % lanes)] {

@@ -7,4 +7,4 @@ pub mod mixer;
 pub mod model;
 pub mod vocabulary;
 
-pub use chunk::ChunkCoder;
+pub use chunk::{ChunkCoder, Payload};

@@ -1,6 +1,5 @@
 //! The statistics of a chunk: a hash table of slots.
 
-use super::lane::CONTEXTS;
 use crate::kernel::prefetch;
 
 /// The nodes of four levels of decisions under one context: a binary tree of
@@ -72,7 +71,7 @@ impl Slots {
     /// Puts slots back after their nodes have learned. Where two contexts have
     /// come to share one, the later stays.
     #[inline(always)]
-    pub fn put(&mut self, at: &[u32; CONTEXTS], slots: &[Slot; CONTEXTS]) {
+    pub fn put<const CONTEXTS: usize>(&mut self, at: &[u32; CONTEXTS], slots: &[Slot; CONTEXTS]) {
         for (&at, slot) in at.iter().zip(slots) {
             self.slots[at as usize] = *slot;
         }

@@ -1,13 +1,21 @@
 //! The match models: where the last tokens stood before, the next one may
 //! follow again.
 
-use super::lane::{Lane, RECENT};
-use super::tables::hash;
+use super::lane::Lane;
+use crate::lm::mixer::tables::hash;
 
 /// Match models of a lane.
 pub const MODELS: usize = 2;
 /// Tokens that must have stood before for each model to take a place.
-const TOKENS: [usize; MODELS] = [4, 2];
+const TOKENS: [usize; MODELS] = [6, 2];
+/// Tokens that must agree before a place for a model to follow it: hashes lie.
+const LEAST: [u32; MODELS] = [3, 2];
+/// Below this length a model looks for another place.
+const SHORT: u32 = 3;
+/// Mismatches after which the first model goes on beyond the token that
+/// differed; a length of more than [`FORGIVEN`] starts the count anew.
+const MISSES: u32 = 8;
+const FORGIVEN: u32 = 15;
 /// Matches are measured up to this length when they are taken.
 const MEASURED: u32 = 32;
 
@@ -18,6 +26,8 @@ struct Match {
     at: u32,
     /// Tokens that agreed before it.
     length: u32,
+    /// Tokens that differed on the way.
+    misses: u32,
 }
 
 /// What a match model foresees.
@@ -74,10 +84,18 @@ impl Matches {
         let (at, recent) = (self.starts[number] + lane.count, &lane.recent);
         for k in 0..MODELS {
             let mut m = self.lanes[number][k];
-            if m.at != 0 && self.token(m.at) == recent[0] && self.token(m.at + 1) != 0 {
+            let goes_on = m.at != 0 && self.token(m.at + 1) != 0;
+            if goes_on && self.token(m.at) == recent[0] {
                 m = Match {
                     at: m.at + 1,
                     length: (m.length + 1).min(1 << 16),
+                    misses: if m.length > FORGIVEN { 0 } else { m.misses },
+                };
+            } else if goes_on && k == 0 && m.misses < MISSES {
+                m = Match {
+                    at: m.at + 1,
+                    length: 0,
+                    misses: m.misses + 1,
                 };
             } else {
                 m = Match::default();
@@ -86,12 +104,16 @@ impl Matches {
                 let h = recent[..TOKENS[k]].iter().fold(0, |h, &t| hash(h, t));
                 let head = (h >> self.shift) as usize;
                 let place = std::mem::replace(&mut self.heads[k][head], at);
-                if m.at == 0 && place != 0 && self.token(place) != 0 {
+                if m.length < SHORT && place != 0 && self.token(place) != 0 {
                     let most = MEASURED.min(lane.count).min(place - 1);
                     let agree = |back: &u32| self.token(place - back) == self.token(at - back);
                     let length = (1..=most).take_while(agree).count() as u32;
-                    if length as usize >= TOKENS[k].min(RECENT - 1) {
-                        m = Match { at: place, length };
+                    if length >= LEAST[k] {
+                        m = Match {
+                            at: place,
+                            length,
+                            misses: 0,
+                        };
                     }
                 }
             }

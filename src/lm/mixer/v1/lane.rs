@@ -1,12 +1,15 @@
 //! The text of a lane, and the contexts in which its next token is predicted.
 
-use super::tables::hash;
+use crate::lm::mixer::tables::hash;
 
 /// Number of adaptive contexts.
-pub const CONTEXTS: usize = 20;
+pub const CONTEXTS: usize = 23;
 
 /// Tokens that a lane remembers.
-pub const RECENT: usize = 4;
+pub const RECENT: usize = 6;
+
+/// Last tokens whose successors a lane remembers, by hash.
+const FOLLOWED: usize = 1 << 12;
 
 /// What a lane has coded so far, kept so that a token costs no rescans.
 #[derive(Default)]
@@ -32,14 +35,58 @@ pub struct Lane {
     in_tag: bool,
     /// The last eight bytes, newest lowest.
     pub bytes: u64,
+    /// The kinds of the last bytes, four bits each, newest lowest; runs of
+    /// digits, of letters, of capitals are one.
+    kinds: u32,
+    /// What last followed each token, by the token's hash: the newest in the
+    /// lower 16 bits, the one before it above.
+    followers: Vec<u32>,
+    /// Bytes of a record; 0 if the chunk has none.
+    stride: usize,
+}
+
+/// Classes of three bytes.
+pub const CLASSES: usize = 64;
+
+/// Digits, letters, white space, others.
+fn class(b: u8) -> usize {
+    match b {
+        b'0'..=b'9' => 1,
+        b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => 2,
+        b' ' | b'\n' | b'\t' => 3,
+        _ => 0,
+    }
+}
+
+/// A coarse alphabet.
+fn kind(b: u8) -> u32 {
+    match b {
+        b'0'..=b'9' => 1,
+        b'a'..=b'z' | 0x80.. => 2,
+        b'A'..=b'Z' => 3,
+        b' ' => 4,
+        b'\n' => 5,
+        b',' | b';' | b'\t' => 6,
+        b'"' | b'\'' => 7,
+        b'<' | b'>' | b'(' | b')' | b'{' | b'}' | b'[' | b']' => 8,
+        0 => 9,
+        1..=31 => 10,
+        _ => 11 + u32::from(b & 3),
+    }
 }
 
 impl Lane {
-    pub fn clear(&mut self) {
+    /// Begins a lane of a chunk with records of `stride` bytes.
+    pub fn begin(&mut self, stride: usize) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
+        let mut followers = std::mem::take(&mut self.followers);
+        followers.clear();
+        followers.resize(FOLLOWED, 0);
         *self = Lane {
             text,
+            followers,
+            stride,
             ..Lane::default()
         };
     }
@@ -47,12 +94,20 @@ impl Lane {
     /// Appends a token.
     #[inline(always)]
     pub fn push(&mut self, code: u32, bytes: &[u8]) {
+        let place = self.follower_of(self.recent[0]);
+        if let Some(f) = self.followers.get_mut(place) {
+            *f = *f << 16 | (code + 1);
+        }
         self.recent.copy_within(..RECENT - 1, 1);
         self.recent[0] = code + 1;
         self.count += 1;
         for &b in bytes {
             self.text.push(b);
             self.bytes = self.bytes << 8 | u64::from(b);
+            let kind = kind(b);
+            if kind > 3 || kind != self.kinds & 15 {
+                self.kinds = self.kinds << 4 | kind;
+            }
             if b >= 0x80 || b.is_ascii_alphabetic() {
                 self.word = (self.word ^ u32::from(b | 32)).wrapping_mul(0x2F0B_4C47) | 1;
             } else {
@@ -88,10 +143,21 @@ impl Lane {
         }
     }
 
+    fn follower_of(&self, token: u32) -> usize {
+        (hash(token, 7) >> 20) as usize
+    }
+
     /// The last byte; 0 before the lane.
     #[inline(always)]
     pub fn last_byte(&self) -> u8 {
         self.bytes as u8
+    }
+
+    /// What kinds of bytes the last three are: below [`CLASSES`].
+    #[inline(always)]
+    pub fn classes(&self) -> usize {
+        let of = |back: u32| class((self.bytes >> (8 * back)) as u8);
+        of(0) * 16 + of(1) * 4 + of(2)
     }
 
     #[inline(always)]
@@ -99,22 +165,50 @@ impl Lane {
         self.text.len() - self.line
     }
 
-    /// Three bytes of the line above, from this column on.
+    /// A byte of an earlier record, so many after this place.
     #[inline(always)]
-    fn above3(&self) -> u32 {
+    fn up(&self, records: usize, after: usize) -> u32 {
+        let at = (self.text.len() + after).checked_sub(self.stride * records);
+        at.and_then(|at| self.text.get(at))
+            .map_or(0, |&b| u32::from(b))
+    }
+
+    /// Where in its line or record the next token stands.
+    #[inline(always)]
+    fn place(&self) -> Place {
+        if self.stride > 0 {
+            let (one, next) = (self.up(1, 0), self.up(1, 1));
+            return Place {
+                above: one | next << 8 | self.up(1, 2) << 16,
+                field: one | self.up(2, 0) << 8 | 1 << 20,
+                column: (self.text.len() % self.stride) as u32,
+                head: one << 8 | next << 16 | u32::from(self.last_byte()) | 1 << 30,
+            };
+        }
         let at = self.above + self.column();
         let line_above = &self.text[..self.line];
         let byte = |k: usize| line_above.get(at + k).map_or(0, |&b| u32::from(b));
-        byte(0) | byte(1) << 8 | byte(2) << 16
+        Place {
+            above: byte(0) | byte(1) << 8 | byte(2) << 16,
+            field: self.field,
+            column: self.column() as u32,
+            head: self.line_head,
+        }
     }
 
     /// One hash a context. `guess` stands for what the match model foresees.
     #[inline(always)]
     pub fn contexts(&self, guess: u32) -> [u32; CONTEXTS] {
-        let [t1, t2, t3, t4] = self.recent;
+        let [t1, t2, t3, t4, ..] = self.recent;
         let b = self.bytes;
-        let above = self.above3();
-        let (field, word) = (self.field, self.word);
+        let Place {
+            above,
+            field,
+            column,
+            head,
+        } = self.place();
+        let word = self.word;
+        let followers = self.followers.get(self.follower_of(t1));
         let o2 = hash(t1, t2);
         let o3 = hash(o2, t3);
         let keys = [
@@ -134,16 +228,21 @@ impl Lane {
             b as u32 & 0xff_ffff,
             b as u32,
             hash(b as u32, (b >> 32) as u32 & 0xffff),
-            // lines and fields
+            // lines and fields, or records
             hash(above, t1),
             hash(above, field),
             hash(field, t1),
-            self.column() as u32,
-            hash(self.line_head, field),
+            column,
+            hash(head, field),
             // words and tags
             hash(word, self.word_before),
             hash(word, field),
             hash(self.tag, t1),
+            // what followed the last token before
+            hash(followers.copied().unwrap_or(0), t1),
+            // kinds of the last bytes
+            hash(self.kinds & 0xff_ffff, 3),
+            hash(t1, t3),
         ];
         let mut out = [0; CONTEXTS];
         for (i, (o, k)) in out.iter_mut().zip(keys).enumerate() {
@@ -151,4 +250,18 @@ impl Lane {
         }
         out
     }
+}
+
+/// Where a token stands in the text around it: in lines, or in records.
+struct Place {
+    /// Three bytes of the line above from this column on, or of the record
+    /// before from this place on.
+    above: u32,
+    /// Separators so far in the line, or the byte here of the two records
+    /// before.
+    field: u32,
+    column: u32,
+    /// The bytes that the line begins with, or two of the record before and the
+    /// last byte.
+    head: u32,
 }

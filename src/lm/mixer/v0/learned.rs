@@ -3,8 +3,9 @@
 
 use super::lane::CONTEXTS;
 use super::matches::MODELS;
-use super::tables::squash;
-use crate::error::{Error, Result};
+use crate::lm::mixer::LEVELS;
+use crate::lm::mixer::start::{self, FEW, MANY, WEIGHTS};
+use crate::lm::mixer::tables::squash;
 
 /// Kinds of input that a context gives: what its node's state has meant, and
 /// what its node says itself.
@@ -28,8 +29,6 @@ pub const PRIORS: usize = 3;
 /// the nodes of four levels.
 pub const PRIOR_BITS: [u32; PRIORS] = [14, 17, 18];
 
-/// Bits of a code at most.
-pub const LEVELS: usize = 18;
 /// States of the match models.
 pub const MATCHES: usize = 12;
 /// Classes of the model's confidence; without a model, of the contexts'.
@@ -81,15 +80,8 @@ pub struct Learned {
     pub seen: Vec<u16>,
 }
 
-/// Bits that the stored form drops of weights; of the probabilities that are
-/// few; of those that are many.
-const WEIGHTS: u32 = 4;
-const FEW: u32 = 0;
-const MANY: u32 = 5;
-
-impl Learned {
-    /// What is known before any training.
-    pub fn untrained() -> Self {
+impl start::Learned for Learned {
+    fn untrained() -> Self {
         let mut row = [0; INPUTS];
         row[..CONTEXTS].fill(2500);
         row[MODEL] = 8192;
@@ -112,8 +104,7 @@ impl Learned {
         }
     }
 
-    /// As `clone`, into memory that is there.
-    pub fn copy_from(&mut self, other: &Learned) {
+    fn copy_from(&mut self, other: &Learned) {
         self.rows.clone_from(&other.rows);
         self.last.clone_from(&other.last);
         self.maps.clone_from(&other.maps);
@@ -122,8 +113,6 @@ impl Learned {
         self.seen.clone_from(&other.seen);
     }
 
-    /// All numbers in the order of the stored form, which `number` may change;
-    /// with each, how many bits of it the stored form drops.
     fn visit(&mut self, number: &mut impl FnMut(i32, u32) -> i32) {
         for w in self.rows.iter_mut().flat_map(|r| &mut r.0) {
             *w = number(i32::from(*w), WEIGHTS) as i16;
@@ -136,111 +125,6 @@ impl Learned {
         let few = self.maps.iter_mut().flatten().chain(&mut self.seen);
         for (p, dropped) in few.map(|p| (p, FEW)).chain(many.map(|p| (p, MANY))) {
             *p = number(i32::from(*p), dropped) as u16;
-        }
-    }
-
-    /// The stored form: of every number the difference from the untrained one,
-    /// in 16 bits; all low bytes, then all high bytes.
-    fn write(&self, out: &mut Vec<u8>) {
-        let mut plain = Vec::new();
-        Learned::untrained().visit(&mut |v, _| {
-            plain.push(v);
-            v
-        });
-        let mut plain = plain.into_iter();
-        let (mut low, mut high) = (Vec::new(), Vec::new());
-        self.clone().visit(&mut |v, dropped| {
-            let difference = v - plain.next().unwrap_or(0);
-            let rounded = (difference + ((1 << dropped) >> 1)) >> dropped;
-            let [l, h] = (rounded.clamp(-32768, 32767) as i16).to_le_bytes();
-            low.push(l);
-            high.push(h);
-            v
-        });
-        out.extend(low);
-        out.extend(high);
-    }
-
-    /// Reads what [`write`](Self::write) wrote and returns the bytes after it.
-    fn read<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let mut count = 0;
-        self.visit(&mut |v, _| {
-            count += 1;
-            v
-        });
-        let (low, rest) = bytes.split_at_checked(count)?;
-        let (high, rest) = rest.split_at_checked(count)?;
-        let mut stored = low
-            .iter()
-            .zip(high)
-            .map(|(&l, &h)| i32::from(i16::from_le_bytes([l, h])));
-        *self = Learned::untrained();
-        self.visit(&mut |v, dropped| {
-            let v = v + (stored.next().unwrap_or(0) << dropped);
-            if dropped == WEIGHTS {
-                v
-            } else {
-                v.clamp(0, 65535)
-            }
-        });
-        Some(rest)
-    }
-}
-
-/// The first bytes of the stored form: a name and the version of the mixer,
-/// which fixes all shapes.
-const MAGIC: [u8; 4] = *b"mix\x01";
-
-/// What chunks start with, without a model and beside one.
-#[derive(Clone, PartialEq, Eq)]
-pub struct MixerStart {
-    pub blind: Learned,
-    pub live: Learned,
-}
-
-impl MixerStart {
-    /// Nothing learned. Chunks decode with it, but they are larger.
-    pub fn untrained() -> Self {
-        MixerStart {
-            blind: Learned::untrained(),
-            live: Learned::untrained(),
-        }
-    }
-
-    /// The stored form: the `mixer` section of a model file. It keeps weights
-    /// rounded: code only with what [`from_bytes`](Self::from_bytes) gives.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut plain = Vec::new();
-        self.blind.write(&mut plain);
-        self.live.write(&mut plain);
-        let packed =
-            zstd::bulk::compress(&plain, 19).map_err(Error::io("packing the mixer's start"))?;
-        Ok([&MAGIC[..], &packed].concat())
-    }
-
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let refuse = |reason: &str| {
-            Error::Model(format!(
-                "the mixer's section of the model {reason}: import the model again"
-            ))
-        };
-        let packed = bytes
-            .strip_prefix(&MAGIC)
-            .ok_or_else(|| refuse("is of another version"))?;
-        let mut start = MixerStart::untrained();
-        let mut size = 0;
-        start.blind.visit(&mut |v, _| {
-            size += 4; // two bytes a number, of two halves
-            v
-        });
-        let plain = zstd::bulk::decompress(packed, size).map_err(|_| refuse("is damaged"))?;
-        let rest = start
-            .blind
-            .read(&plain)
-            .and_then(|rest| start.live.read(rest));
-        match rest {
-            Some([]) => Ok(start),
-            _ => Err(refuse("has the wrong size")),
         }
     }
 }
