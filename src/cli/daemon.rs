@@ -118,7 +118,7 @@ pub fn serve(
     let outcome = mount_and_wait(&fs, dir, options, &events, tell, ready);
     drop(metrics);
     log::info!("unmounted {}; flushing", dir.display());
-    pulse::notify(&[NotifyState::Stopping]);
+    pulse::notify(&[NotifyState::Stopping, NotifyState::Status("flushing")]);
     let (asked, outcome) = match outcome {
         Ok(asked) => (asked, Ok(())),
         Err(error) => (None, Err(error)),

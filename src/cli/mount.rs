@@ -46,41 +46,41 @@ pub struct MountArgs {
     create: bool,
     /// Memory to take at most; by itself a quarter of what the machine allows (the setting
     /// cache.memory)
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = of("cache.memory"))]
     memory: Option<String>,
     /// Of it, memory for chunks that have been decoded (the setting cache.size)
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = of("cache.size"))]
     cache: Option<String>,
     /// Code chunks in the background once they have been left alone for so long, such as 30s or
     /// 10m (the setting drain.quiet)
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = of("drain.quiet"))]
     quiet: Option<String>,
     /// Threads that code in the background; 0 leaves it to `laconicfs drain` (the setting
     /// drain.threads)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = of("drain.threads"))]
     drain_threads: Option<String>,
     /// Per cent of the time of each of these threads (the setting drain.cpu_share)
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = of("drain.cpu_share"))]
     drain_cpu: Option<String>,
     /// Code in the background only in these hours of the day, such as 22:00-06:00 (the setting
     /// drain.hours)
-    #[arg(long, value_name = "HOURS")]
+    #[arg(long, value_name = "HOURS", value_parser = of("drain.hours"))]
     drain_hours: Option<String>,
     /// Code nothing in the background while the load of others is above this (the setting
     /// drain.max_load)
-    #[arg(long, value_name = "LOAD")]
+    #[arg(long, value_name = "LOAD", value_parser = of("drain.max_load"))]
     max_load: Option<String>,
     /// Code nothing in the background while on a battery that holds less per cent (the setting
     /// drain.min_battery)
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = of("drain.min_battery"))]
     min_battery: Option<String>,
     /// Per cent by which the language model must beat the other codecs (the setting
     /// drain.lm_margin)
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = of("drain.lm_margin"))]
     lm_margin: Option<String>,
     /// Serve metrics at a loopback address, such as 127.0.0.1:9464, or a Unix socket: unix:PATH
     /// (the setting metrics.listen)
-    #[arg(long, value_name = "WHERE")]
+    #[arg(long, value_name = "WHERE", value_parser = of("metrics.listen"))]
     metrics: Option<String>,
     /// Any setting, as `laconicfs config show` names it; may be repeated
     #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = setting)]
@@ -146,6 +146,11 @@ impl MountArgs {
     }
 }
 
+/// For clap: a value that this setting may have, as it is written.
+fn of(key: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone {
+    move |text| config::check(key, text).map(|()| text.into())
+}
+
 /// For clap: a setting and its value.
 fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -184,13 +189,14 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
     // Before anything is made in what may be no store.
     Superblock::read(&store)?;
     let given = args.options.join(",");
-    let mut options = MountOptions::default();
-    options
-        .parse(&given)
-        .map_err(|error| failure(Exit::Mount, error.to_string()))?;
-    if options.remount {
+    // Before they are parsed: mount(8) adds what its table shows of the mount,
+    // such as user_id=0, which is no option of ours.
+    if given.split(',').any(|option| option == "remount") {
         return remount(args, &given, json);
     }
+    MountOptions::default()
+        .parse(&given)
+        .map_err(|error| failure(Exit::Mount, error.to_string()))?;
     let mut loaded = config::load(Some(&store), args.name.as_deref(), &args.flags())?;
     if !given.is_empty() {
         let list = format!("{},{given}", loaded.config.mount.options);

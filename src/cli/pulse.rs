@@ -92,14 +92,19 @@ impl Heart {
 
 /// Tells systemd how things are, and that they are well if they are.
 fn beat(report: Result<&Report, &anyhow::Error>) {
+    let (well, status) = said(report);
+    let status = NotifyState::Status(&status);
+    match well {
+        true => notify(&[NotifyState::Watchdog, status]),
+        false => notify(&[status]),
+    }
+}
+
+/// Whether the watchdog hears of it, and the status in a line.
+fn said(report: Result<&Report, &anyhow::Error>) -> (bool, String) {
     match report {
-        Ok(report) => notify(&[
-            NotifyState::Watchdog,
-            NotifyState::Status(&status_line(report)),
-        ]),
-        Err(error) => notify(&[NotifyState::Status(
-            &format!("{error:#}").replace('\n', " "),
-        )]),
+        Ok(report) => (true, status_line(report)),
+        Err(error) => (false, format!("{error:#}").replace('\n', " ")),
     }
 }
 
@@ -178,12 +183,20 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_closed_is_not_well() {
-        let heart = Heart {
-            fs: Weak::new(),
-            dir: "/".into(),
-            today: date(2024, 1, 1),
-        };
-        assert!(heart.probe().is_err());
+    fn the_watchdog_hears_only_of_a_mount_that_answers() {
+        assert!(said(Ok(&report())).0);
+        // A store that is closed, and a mount that is dead.
+        for dir in ["/", "/nothing/is/mounted/here"] {
+            let heart = Heart {
+                fs: Weak::new(),
+                dir: dir.into(),
+                today: date(2024, 1, 1),
+            };
+            let (well, status) = said(heart.probe().as_ref());
+            assert!(
+                !well && !status.is_empty() && !status.contains('\n'),
+                "{status}"
+            );
+        }
     }
 }

@@ -258,6 +258,15 @@ pub fn load(store: Option<&Path>, name: Option<&str>, flags: &[Flag]) -> Result<
     Ok(loaded)
 }
 
+/// Whether a setting may have this value; says in a phrase what it takes if
+/// not.
+pub fn check(name: &str, value: &str) -> std::result::Result<(), String> {
+    match Key::named(name) {
+        Some(key) => (key.set)(&mut Config::default(), value),
+        None => Err(unknown(name)),
+    }
+}
+
 /// Reads one file for its errors; returns how many settings it has.
 pub fn check_file(path: &Path) -> Result<usize> {
     let text = std::fs::read_to_string(path)

@@ -19,7 +19,7 @@ mod value;
 use std::time::Duration;
 
 pub use keys::{KEYS, Key};
-pub use load::{Flag, Loaded, Origin, Setting, VARIABLE_OF_ETC, check_file, load};
+pub use load::{Flag, Loaded, Origin, Setting, VARIABLE_OF_ETC, check, check_file, load};
 
 use crate::metrics::Listen;
 use crate::tier::Hours;

@@ -2,8 +2,6 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::Path;
 
-use jiff::civil::time;
-
 use super::*;
 
 fn at(dir: &Path, name: &str, text: &str) {
@@ -24,6 +22,51 @@ fn every_default_is_what_one_would_write() {
         assert_eq!((key.get)(&config), setting.value);
         assert_eq!(setting.from, "default");
     }
+}
+
+#[test]
+fn defaults_are_those_of_the_library() {
+    let config = Loaded::default().config;
+    let library = crate::filesystem::Settings::default();
+    assert_eq!(config.drain.lm_margin, crate::codec::MARGIN);
+    assert_eq!(config.cache.size, library.cache_bytes as u64);
+    assert_eq!(config.cache.memory, library.memory);
+    let rules = crate::tier::Rules {
+        quiet: config.drain.quiet,
+        cpu_share: config.drain.cpu_share,
+        hours: config.drain.hours,
+        max_load: config.drain.max_load,
+        min_battery: config.drain.min_battery,
+    };
+    assert_eq!(rules, library.rules);
+}
+
+/// The table in docs/configuration.md, row by row.
+#[test]
+fn the_document_holds_every_setting_as_it_is() {
+    let document = include_str!("../../docs/configuration.md");
+    let rows: Vec<&str> = document
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    let expected: Vec<String> = KEYS
+        .iter()
+        .map(|key| {
+            let default = match key.default {
+                "" => String::new(),
+                default => format!("`{default}`"),
+            };
+            let Key {
+                name,
+                takes,
+                variable,
+                help,
+                ..
+            } = key;
+            format!("| `{name}` | {takes} | {default} | `{variable}` | {help} |")
+        })
+        .collect();
+    assert_eq!(rows, expected);
 }
 
 #[test]
@@ -128,6 +171,8 @@ fn what_is_wrong_is_named_by_file_line_and_nearest_name() {
         ("[log]\nlevel = 'loud'", 2, "warn"),
         ("[mount]\noptions = ['ro', 'nonsense']", 2, "`nonsense`"),
         ("[cache]\nsize = '1x'", 2, "unit"),
+        ("[cache]\nmemory = 'much'", 2, "auto"),
+        ("[drain]\nlm_margin = 101", 2, "0 to 100"),
         ("[cache]\nsize = 1\nsize = 2", 3, "duplicate"),
         ("[cache", 1, ""),
         ("[cache.size]\nx=1", 1, "a number"),
@@ -165,32 +210,6 @@ fn a_store_cannot_ask_for_devices_and_set_user_ids() {
     assert!(said.to_string().contains("dev and suid"), "{said}");
     let harmless = "[mount]\noptions = ['suid', 'nosuid']";
     assert!(Loaded::default().text(&path, harmless, true).is_ok());
-}
-
-#[test]
-fn hours_may_pass_midnight() {
-    let hours: Hours = "22:00-06:00, 12:30-13:00".parse().unwrap();
-    for (hour, minute, inside) in [
-        (22, 0, true),
-        (23, 59, true),
-        (0, 0, true),
-        (5, 59, true),
-        (6, 0, false),
-        (12, 29, false),
-        (12, 30, true),
-        (13, 0, false),
-        (21, 59, false),
-    ] {
-        assert_eq!(
-            hours.contains(time(hour, minute, 0, 0)),
-            inside,
-            "{hour}:{minute}"
-        );
-    }
-    assert!(Hours::default().contains(time(3, 0, 0, 0)));
-    for bad in ["", "8-9", "08:00-25:00", "08:00-08:00", "x", "08:00-09:00,"] {
-        assert!(bad.parse::<Hours>().is_err(), "{bad}");
-    }
 }
 
 #[test]

@@ -62,8 +62,6 @@ pub struct MountOptions {
     pub volume: volume::Options,
     /// Read a store whose database does not match its seal; implies read-only.
     pub salvage: bool,
-    /// Change a mount that is there, by [`remount`](super::remount()).
-    pub remount: bool,
     /// Shown as the device by mount(8): the path of the store.
     pub source: String,
     /// Let other users than the one who mounts reach the files.
@@ -89,7 +87,6 @@ impl Default for MountOptions {
         Self {
             volume: volume::Options::default(),
             salvage: false,
-            remount: false,
             source: "laconicfs".into(),
             allow_other: false,
             default_permissions: true,
@@ -121,7 +118,6 @@ impl MountOptions {
                 self.salvage = true;
                 self.volume.read_only = true;
             }
-            "remount" => self.remount = true,
             "noatime" => self.volume.atime = Atime::Never,
             "relatime" | "atime" => self.volume.atime = Atime::Relative,
             "strictatime" => self.volume.atime = Atime::Always,
@@ -146,10 +142,10 @@ impl MountOptions {
             "nodefault_permissions" => self.default_permissions = false,
             "writeback_cache" => self.writeback_cache = true,
             "nowriteback_cache" => self.writeback_cache = false,
-            // For mount(8) and systemd alone.
-            "defaults" | "auto" | "noauto" | "nouser" | "nofail" | "fail" | "_netdev" | "async"
-            | "silent" | "loud" | "nomand" | "nolazytime" | "norelatime" | "nostrictatime"
-            | "diratime" | "nonempty" => {}
+            // For mount(8), systemd and [`remount`](super::remount()) alone.
+            "remount" | "defaults" | "auto" | "noauto" | "nouser" | "nofail" | "fail"
+            | "_netdev" | "async" | "silent" | "loud" | "nomand" | "nolazytime" | "norelatime"
+            | "nostrictatime" | "diratime" | "nonempty" => {}
             "sync" | "dirsync" => {
                 return Err(Error::Other(format!(
                     "mount option `{option}` is not supported: leave it out; fsync and O_SYNC \

@@ -267,6 +267,7 @@ fn sections(help: &str) -> Vec<(String, Vec<String>)> {
             Some(heading) if !line.starts_with(' ') => {
                 let title = match heading {
                     "Example" => "EXAMPLES".into(),
+                    status if status.starts_with("Exit status") => "EXIT STATUS".into(),
                     heading => heading.to_uppercase(),
                 };
                 sections.push((title, Vec::new()));
