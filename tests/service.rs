@@ -235,7 +235,7 @@ fn the_settings_of_a_mount_are_shown_with_their_origin() {
         return;
     }
     let place = Place::new();
-    let general = "[drain]\nquiet = 1\nthreads = 1\ncpu_share = 11\nhours = '01:00-02:00'\n";
+    let general = "[drain]\nquiet = 1\nthreads = 4\ncpu_share = 11\nhours = '01:00-02:00'\n";
     fs::write(place.path("etc/laconicfs.toml"), general).unwrap();
     let named = "[drain]\nquiet = 2\nthreads = 2\ncpu_share = 12\n";
     fs::write(place.path("etc/laconicfs/store.toml"), named).unwrap();
@@ -245,14 +245,14 @@ fn the_settings_of_a_mount_are_shown_with_their_origin() {
     command.args(["--quiet", "5", "--set", "drain.max_load=2.5"]);
     command
         .env("LACONICFS_DRAIN_QUIET", "4")
-        .env("LACONICFS_DRAIN_THREADS", "4");
+        .env("LACONICFS_DRAIN_THREADS", "1");
     assert!(command.status().unwrap().success());
     let file = |name: &str, line: u32| format!("{}:{line}", place.path(name).display());
     for (key, value, from) in [
         ("drain.quiet", "5s", "the flag --quiet".to_string()),
         (
             "drain.threads",
-            "4",
+            "1",
             "the variable LACONICFS_DRAIN_THREADS".into(),
         ),
         ("drain.cpu_share", "12", file("etc/laconicfs/store.toml", 4)),
@@ -266,7 +266,7 @@ fn the_settings_of_a_mount_are_shown_with_their_origin() {
     // They are what the mount goes by, not only what it says.
     let stat: Value = serde_json::from_str(&place.works(&["--json", "stat", "dir"])).unwrap();
     assert_eq!(stat["drain"]["quiet"], 5.0);
-    assert_eq!(stat["drain"]["threads"], 4);
+    assert_eq!(stat["drain"]["threads"], 1);
     assert_eq!(stat["drain"]["cpu_share"], 12);
     assert_eq!(stat["drain"]["max_load"], 2.5);
     place.works(&["umount", "dir"]);
