@@ -94,8 +94,8 @@ pub const KEYS: &[Key] = &[
         variable: "LACONICFS_DRAIN_CPU_SHARE",
         default: "100",
         takes: "PERCENT",
-        help: "Per cent of its time that each of these threads works, 1 to 100. They run at idle \
-               priority in any case; less than 100 keeps a laptop cool.",
+        help: "Per cent of its time that each of these threads works, 1 to 100. In the background \
+               they run at idle priority in any case; less than 100 keeps a laptop cool.",
         set: |config, text| value::put(&mut config.drain.cpu_share, value::percent(text)),
         get: |config| config.drain.cpu_share.to_string(),
     },

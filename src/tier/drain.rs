@@ -111,7 +111,6 @@ pub(super) fn drain_loop(shared: &Arc<Shared>) {
 }
 
 fn code_loop(shared: &Shared, jobs: &Receiver<Job>, results: &Sender<Coded>) {
-    idle::be_idle();
     while let Ok(first) = jobs.recv() {
         if shared.drain.stopped() {
             return;
@@ -240,15 +239,36 @@ impl Shared {
     }
 }
 
+/// Coders and what is given to them; none are started before there is work.
+/// There are two pools, since a thread that has made itself idle may not take
+/// its ordinary priority back.
+struct Pool {
+    jobs: Sender<Job>,
+    queue: Receiver<Job>,
+    coders: usize,
+}
+
+impl Pool {
+    fn new() -> Pool {
+        let (jobs, queue) = unbounded();
+        Pool {
+            jobs,
+            queue,
+            coders: 0,
+        }
+    }
+}
+
 /// The thread that leads the coders.
 struct Leader<'scope, 'env> {
     shared: &'env Shared,
     scope: &'scope Scope<'scope, 'env>,
-    jobs: Sender<Job>,
-    queue: Receiver<Job>,
+    /// Works when nobody else wants the machine.
+    background: Pool,
+    /// Works for someone who waits.
+    awaited: Pool,
     results: Receiver<Coded>,
     reply: Sender<Coded>,
-    coders: usize,
     /// Chunks given to the coders.
     busy: usize,
     /// Chunks that no codec could take, or that are damaged: left as they are
@@ -270,16 +290,14 @@ struct Leader<'scope, 'env> {
 
 impl<'scope, 'env> Leader<'scope, 'env> {
     fn new(shared: &'env Shared, scope: &'scope Scope<'scope, 'env>) -> Self {
-        let (jobs, queue) = unbounded();
         let (reply, results) = unbounded();
         Self {
             shared,
             scope,
-            jobs,
-            queue,
+            background: Pool::new(),
+            awaited: Pool::new(),
             results,
             reply,
-            coders: 0,
             busy: 0,
             failed: HashSet::new(),
             page: VecDeque::new(),
@@ -304,7 +322,7 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         let now = Instant::now();
         if self.asked.is_none_or(|asked| now - asked > ASK) {
             self.asked = Some(now);
-            let own = self.own_load.note(now, self.busy.min(self.coders));
+            let own = self.own_load.note(now, self.busy.min(self.background.coders));
             let rules = &self.shared.options.rules;
             self.forbidden = rules.forbid(&Surroundings::look(), own);
         }
@@ -373,7 +391,7 @@ impl<'scope, 'env> Leader<'scope, 'env> {
             let stop = stop || rest.is_some();
             while !stop && self.busy < self.most_busy() {
                 match self.next_job(upto) {
-                    Ok(Next::Job(job)) => self.give(*job),
+                    Ok(Next::Job(job)) => self.give(*job, demand.is_some()),
                     Ok(Next::At(time)) => {
                         let due = time.saturating_add(quiet).saturating_sub(now_ms());
                         next = Some(Duration::from_millis(due));
@@ -469,7 +487,7 @@ impl<'scope, 'env> Leader<'scope, 'env> {
     /// bound of memory, and never fewer than two.
     fn most_busy(&self) -> usize {
         let group = (GROUP_BYTES / self.shared.options.chunk_size).clamp(1, TOGETHER);
-        2 * group * self.coders.max(1)
+        2 * group * self.background.coders.max(self.awaited.coders).max(1)
     }
 
     fn fail(&mut self, name: ChunkId) {
@@ -479,17 +497,24 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         });
     }
 
-    fn give(&mut self, job: Job) {
-        if self.coders == 0 {
-            let wanted = self.shared.coders();
-            for _ in 0..wanted {
-                let (shared, queue, reply) = (self.shared, self.queue.clone(), self.reply.clone());
-                self.scope.spawn(move || code_loop(shared, &queue, &reply));
-            }
-            self.coders = wanted;
+    /// Has a job done, in the background or for someone who waits.
+    fn give(&mut self, job: Job, awaited: bool) {
+        let pool = match awaited {
+            true => &mut self.awaited,
+            false => &mut self.background,
+        };
+        while pool.coders < self.shared.coders() {
+            let (shared, queue, reply) = (self.shared, pool.queue.clone(), self.reply.clone());
+            self.scope.spawn(move || {
+                if !awaited {
+                    idle::be_idle();
+                }
+                code_loop(shared, &queue, &reply);
+            });
+            pool.coders += 1;
         }
         // The leader holds a receiver, so the channel is open.
-        if self.jobs.send(job).is_ok() {
+        if pool.jobs.send(job).is_ok() {
             self.busy += 1;
         }
     }

@@ -14,7 +14,7 @@ use crate::store::{ChunkId, Class, Table};
 
 use super::commit::Swap;
 use super::rows::{self, ChunkRow, Run};
-use super::{Health, Shared, Tier, idle};
+use super::{Health, Shared, Tier};
 
 /// Runs of chunks read at a time.
 const PAGE: usize = 64;
@@ -233,7 +233,6 @@ impl Shared {
                     .collect();
                 now.chunks_kept += (given - some.len()) as u64;
                 let outcomes = parallel::map(threads, &some, |name| {
-                    idle::be_idle();
                     let policy = task.wishes.get(name).copied().unwrap_or_default();
                     (policy, self.recode_chunk(name, policy, task.model))
                 });
