@@ -322,7 +322,9 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         let now = Instant::now();
         if self.asked.is_none_or(|asked| now - asked > ASK) {
             self.asked = Some(now);
-            let own = self.own_load.note(now, self.busy.min(self.background.coders));
+            let own = self
+                .own_load
+                .note(now, self.busy.min(self.background.coders));
             let rules = &self.shared.options.rules;
             self.forbidden = rules.forbid(&Surroundings::look(), own);
         }
