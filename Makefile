@@ -63,6 +63,8 @@ deb:
 	@test -x $(PROGRAM) || $(MAKE) all
 	rm -rf $(STAGE)
 	$(MAKE) -s install DESTDIR=$(STAGE) PREFIX=/usr SBINDIR=/usr/sbin
+	install -d $(STAGE)/etc
+	$(PROGRAM) config example > $(STAGE)/etc/laconicfs.toml
 	$(CARGO) deb --no-build --no-strip
 
 check:

@@ -213,6 +213,36 @@ fn a_store_that_does_not_fit_is_not_half_made() {
     assert_eq!(failed, 10);
 }
 
+/// On a disk that is mounted read-only, which root meets as well.
+#[test]
+fn a_read_only_disk_has_its_status() {
+    let disk = tempfile::tempdir().unwrap();
+    let mount = |options: &str| {
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(disk.path())
+            .output();
+        mount.is_ok_and(|output| output.status.success())
+    };
+    if !mount("rw") {
+        eprintln!("skipped: a disk cannot be mounted");
+        return;
+    }
+    let store = disk.path().join("store");
+    works(&["mkfs", text(&store), "--model", "none"]);
+    put(&store, "file", b"content");
+    assert!(mount("remount,ro"));
+    let said = [
+        laconicfs(&["drain", text(&store)]),
+        laconicfs(&["mkfs", text(&disk.path().join("other"))]),
+        laconicfs(&["stat", text(&store)]),
+    ];
+    let unmounted = Command::new("umount").arg(disk.path()).status();
+    assert!(unmounted.unwrap().success());
+    let statuses = said.each_ref().map(|output| output.status.code());
+    assert_eq!(statuses, [Some(13), Some(13), Some(0)], "{said:?}");
+}
+
 #[test]
 fn a_newer_format_is_refused_and_left_alone() {
     let (_folder, store) = store();
@@ -529,7 +559,9 @@ fn files_go_through_the_codec_and_back() {
     bad.truncate(10);
     fs::write(at("bad"), bad).unwrap();
     fs::write(at("kept"), "kept").unwrap();
-    fails(&["codec", "decode", text(&at("bad")), text(&at("kept"))], 7);
+    let error = fails(&["codec", "decode", text(&at("bad")), text(&at("kept"))], 7);
+    // Advice that goes with stores would mislead.
+    assert!(!error.contains("fsck"), "{error}");
     fails(
         &["codec", "decode", text(&at("text")), text(&at("kept"))],
         7,
@@ -604,6 +636,11 @@ fn a_mount_lives_from_mount_to_umount() {
     let error = fails(&["mount", s, text(&other), "--create"], 5);
     assert!(error.contains(&pid), "{error}");
     fails(&["fsck", s], 8);
+    // A mount is no store, and its store is named.
+    for path in [d, text(&dir.join("file"))] {
+        let error = fails(&["fsck", path], 8);
+        assert!(error.contains(s) && error.contains("unmount"), "{error}");
+    }
     let second = folder.path().join("second");
     works(&["mkfs", text(&second), "--model", "none"]);
     let error = fails(&["mount", text(&second), d], 9);
@@ -624,6 +661,7 @@ fn a_mount_lives_from_mount_to_umount() {
         b"written through the mount"
     );
     assert!(fs::write(dir.join("file"), "x").is_err());
+    fails(&["drain", d], 13);
     works(&["umount", "--json", s]);
     assert!(fs::read(dir.join("file")).is_err());
 }

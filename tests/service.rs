@@ -176,6 +176,41 @@ fn systemd_hears_of_the_mount_until_its_end() {
     assert!(!place.mounted());
 }
 
+/// A daemon that waits for its own answer must not outlive being killed: its
+/// mount would hang for ever instead of being dead.
+#[test]
+fn a_daemon_can_be_killed_while_it_asks_its_own_mount() {
+    if !fuse() {
+        return;
+    }
+    let place = Place::new();
+    let socket = place.path("notify");
+    let manager = Manager::new(&socket);
+    let script = "WATCHDOG_PID=$$ exec \"$0\" mount --foreground --create store dir";
+    let mut child = Command::new("sh")
+        .args(["-c", script, PROGRAM])
+        .current_dir(place.folder.path())
+        .env("LACONICFS_ETC", place.path("etc"))
+        .env("NOTIFY_SOCKET", &socket)
+        // So that it asks its mount without a pause.
+        .env("WATCHDOG_USEC", "4")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    manager.hears("READY=1");
+    for _ in 0..20 {
+        manager.hears("WATCHDOG=1");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        fs::read_dir(place.path("dir")).is_err(),
+        "the dead daemon's mount lives"
+    );
+    place.works(&["mount", "store", "dir"]);
+    place.works(&["umount", "dir"]);
+}
+
 #[test]
 fn a_signal_ends_the_mount_with_everything_on_disk() {
     if !fuse() {
@@ -235,7 +270,7 @@ fn the_settings_of_a_mount_are_shown_with_their_origin() {
         return;
     }
     let place = Place::new();
-    let general = "[drain]\nquiet = 1\nthreads = 1\ncpu_share = 11\nhours = '01:00-02:00'\n";
+    let general = "[drain]\nquiet = 1\nthreads = 7\ncpu_share = 11\nhours = '01:00-02:00'\n";
     fs::write(place.path("etc/laconicfs.toml"), general).unwrap();
     let named = "[drain]\nquiet = 2\nthreads = 2\ncpu_share = 12\n";
     fs::write(place.path("etc/laconicfs/store.toml"), named).unwrap();
@@ -245,7 +280,7 @@ fn the_settings_of_a_mount_are_shown_with_their_origin() {
     command.args(["--quiet", "5", "--set", "drain.max_load=2.5"]);
     command
         .env("LACONICFS_DRAIN_QUIET", "4")
-        .env("LACONICFS_DRAIN_THREADS", "4");
+        .env("LACONICFS_DRAIN_THREADS", "1");
     assert!(command.status().unwrap().success());
     let file = |name: &str, line: u32| format!("{}:{line}", place.path(name).display());
     for (key, value, from) in [
@@ -266,7 +301,7 @@ fn the_settings_of_a_mount_are_shown_with_their_origin() {
     // They are what the mount goes by, not only what it says.
     let stat: Value = serde_json::from_str(&place.works(&["--json", "stat", "dir"])).unwrap();
     assert_eq!(stat["drain"]["quiet"], 5.0);
-    assert_eq!(stat["drain"]["threads"], 4);
+    assert_eq!(stat["drain"]["threads"], 1);
     assert_eq!(stat["drain"]["cpu_share"], 12);
     assert_eq!(stat["drain"]["max_load"], 2.5);
     place.works(&["umount", "dir"]);

@@ -176,6 +176,13 @@ fn volume_rows() -> &'static Vec<(Table, Vec<Row>)> {
         volume
             .write_file(a, 50, b"hot again", WriteFlags::empty())
             .unwrap();
+        // That waits beside its chunk; this is a hot one.
+        let made = volume.create(dir, b"hot", 0o100_644, OpenFlags::WRITE, ME);
+        let hot = made.unwrap().0.ino;
+        volume
+            .write_file(hot, 0, &text.as_bytes()[..200], WriteFlags::empty())
+            .unwrap();
+        volume.release(hot);
         // One that is open without a name.
         let made = volume.create(dir, b"orphan", 0o100_600, OpenFlags::WRITE, ME);
         made.unwrap();

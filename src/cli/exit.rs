@@ -2,6 +2,7 @@
 //! that go with them; [`table`] lists them. `fsck` has those of fsck(8) instead.
 
 use std::fmt;
+use std::io::ErrorKind;
 
 use super::helper::Role;
 use crate::Error;
@@ -135,9 +136,10 @@ impl Exit {
     }
 
     fn of_system(error: &std::io::Error) -> Exit {
-        match error.raw_os_error() {
-            Some(libc::EROFS) => Exit::ReadOnly,
-            Some(libc::ENOSPC | libc::EDQUOT) => Exit::NoSpace,
+        // By its kind: libraries wrap errors of the system in their own.
+        match error.kind() {
+            ErrorKind::ReadOnlyFilesystem => Exit::ReadOnly,
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Exit::NoSpace,
             _ => Exit::Failure,
         }
     }

@@ -115,6 +115,9 @@ enum Command {
     /// List, describe, import, add or remove models
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Ask a mount whether it answers
+    #[command(hide = true)]
+    Probe(pulse::ProbeArgs),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Manual(manual::ManualArgs),
@@ -196,6 +199,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Config(command) => config::run(command, json),
         Command::Codec(command) => codec::run(command, json),
         Command::Model(command) => model::run(command, json),
+        Command::Probe(args) => pulse::probe(args),
         Command::Manual(args) => manual::write(args, Cli::command()),
         Command::Completions(args) => manual::complete(args, Cli::command()),
         Command::Demo(args) => demo::run(args, json),
@@ -214,5 +218,33 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Commands and arguments without a word of help, by their path.
+    fn unexplained(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        if command.get_about().is_none() {
+            found.push(path.into());
+        }
+        for arg in command.get_arguments() {
+            if arg.get_help().is_none() && arg.get_long_help().is_none() {
+                found.push(format!("{path} {}", arg.get_id()));
+            }
+        }
+        for below in command.get_subcommands() {
+            unexplained(below, &format!("{path} {}", below.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn every_command_and_argument_has_help() {
+        let mut command = Cli::command();
+        command.build();
+        let mut found = Vec::new();
+        unexplained(&command, "laconicfs", &mut found);
+        assert_eq!(found, Vec::<String>::new());
+        // And it would be found if one had none.
+        let silent = clap::Command::new("silent").arg(clap::Arg::new("argument"));
+        unexplained(&silent, "silent", &mut found);
+        assert_eq!(found, ["silent", "silent argument"]);
     }
 }

@@ -22,6 +22,9 @@ const COLD_LIVE: u64 = 80;
 /// The same for hot logs: the drain empties them anyway.
 const HOT_LIVE: u64 = 50;
 
+/// The same for both while space is short.
+const SHORT_LIVE: u64 = 90;
+
 /// Logs up to this size count as small, and this many of a class are merged.
 const SMALL: u64 = 4 << 20;
 const MANY: usize = 8;
@@ -30,7 +33,7 @@ impl Shared {
     /// Removes what is empty and copies one log if that pays. For the
     /// background.
     pub(super) fn collect_some(&self) -> Result<()> {
-        self.collect(1).map(drop)
+        self.collect(1, false).map(drop)
     }
 
     /// Collects until nothing is left that pays.
@@ -38,7 +41,7 @@ impl Shared {
         // Copying makes new logs, but never ones worth collecting; the bound
         // is for what others do meanwhile.
         for _ in 0..16 {
-            if self.collect(usize::MAX)? == 0 {
+            if self.collect(usize::MAX, false)? == 0 {
                 break;
             }
         }
@@ -46,8 +49,9 @@ impl Shared {
     }
 
     /// One round: removes empty logs, copies out of at most `limit` others.
-    /// Returns how many were removed.
-    fn collect(&self, limit: usize) -> Result<usize> {
+    /// `short`: space is, and logs pay that otherwise would not. Returns how
+    /// many were removed.
+    fn collect(&self, limit: usize, short: bool) -> Result<usize> {
         let (health, tight, room) = {
             let mut state = self.state.lock();
             (state.health, self.is_tight(&mut state), state.room())
@@ -93,6 +97,7 @@ impl Shared {
                 Class::Hot => (HOT_LIVE, many_hot),
                 Class::Cold => (COLD_LIVE, many_cold),
             };
+            let part = if short { SHORT_LIVE } else { part };
             live * 100 < info.bytes * part || (many && info.bytes < SMALL)
         });
         victims.sort_by_key(|(info, live)| live * 1000 / info.bytes.max(1));
@@ -143,7 +148,7 @@ impl Shared {
                     break;
                 }
             }
-            match self.collect(1) {
+            match self.collect(1, true) {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) => {

@@ -39,6 +39,10 @@ const PIECES: usize = 64;
 /// How long a patch waits to be folded at most, about.
 const FOLD_AFTER: Duration = Duration::from_secs(10);
 
+/// How often some of those that have waited are folded, so that it does not
+/// hold up what else is done.
+const PACE: Duration = Duration::from_millis(300);
+
 /// Patches are only made where so many write buffers would fit on the disk:
 /// folding takes more space than the patches did.
 const ROOM: u64 = 8;
@@ -267,8 +271,12 @@ pub(super) struct Patches {
     stuck: BTreeSet<(u64, u64)>,
     /// When the oldest was made, or a fold last ended, whichever was later.
     since: Option<Instant>,
-    /// All are to be folded.
+    /// All are to be folded, at once.
     folding: bool,
+    /// When some were last folded, while there are more that have waited.
+    aging: Option<Instant>,
+    /// Where folding goes on, so that all have their turn.
+    next: (u64, u64),
 }
 
 /// Patches that a commit writes down, or removes.
@@ -368,8 +376,13 @@ impl Patches {
         if self.folding || self.memory > limit / 2 {
             return Some(Duration::ZERO);
         }
-        let waited = self.since.map_or(FOLD_AFTER, |since| since.elapsed());
-        Some(FOLD_AFTER.saturating_sub(waited))
+        Some(match self.aging {
+            Some(last) => PACE.saturating_sub(last.elapsed()),
+            None => {
+                let waited = self.since.map_or(FOLD_AFTER, |since| since.elapsed());
+                FOLD_AFTER.saturating_sub(waited)
+            }
+        })
     }
 }
 
@@ -486,9 +499,10 @@ impl Shared {
             if self.fold_due(&state) != Some(Duration::ZERO) {
                 return;
             }
-            state.patches.folding = true;
+            state.patches.aging = Some(Instant::now());
             let patches = &state.patches;
-            let places = patches.by_place.iter();
+            let places = patches.by_place.range(patches.next..);
+            let places = places.chain(patches.by_place.range(..patches.next));
             let places = places.filter(|(place, _)| !patches.stuck.contains(place));
             places
                 .take(most)
@@ -506,6 +520,7 @@ impl Shared {
             patch.apply(&base)
         });
         let mut state = self.state.lock();
+        state.patches.next = chosen.last().map_or((0, 0), |(place, ..)| *place);
         for ((place, patch, _), plain) in chosen.iter().zip(folded) {
             let same = |now: &Arc<Patch>| Arc::ptr_eq(now, patch);
             if !state.patches.get(*place).is_some_and(same) {
@@ -527,7 +542,7 @@ impl Shared {
         }
         if state.patches.are_stuck() {
             let patches = &mut state.patches;
-            patches.folding = false;
+            (patches.folding, patches.aging) = (false, None);
             patches.since = (!patches.is_empty()).then(Instant::now);
         }
     }
