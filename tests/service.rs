@@ -176,6 +176,41 @@ fn systemd_hears_of_the_mount_until_its_end() {
     assert!(!place.mounted());
 }
 
+/// A daemon that waits for its own answer must not outlive being killed: its
+/// mount would hang for ever instead of being dead.
+#[test]
+fn a_daemon_can_be_killed_while_it_asks_its_own_mount() {
+    if !fuse() {
+        return;
+    }
+    let place = Place::new();
+    let socket = place.path("notify");
+    let manager = Manager::new(&socket);
+    let script = "WATCHDOG_PID=$$ exec \"$0\" mount --foreground --create store dir";
+    let mut child = Command::new("sh")
+        .args(["-c", script, PROGRAM])
+        .current_dir(place.folder.path())
+        .env("LACONICFS_ETC", place.path("etc"))
+        .env("NOTIFY_SOCKET", &socket)
+        // So that it asks its mount without a pause.
+        .env("WATCHDOG_USEC", "4")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    manager.hears("READY=1");
+    for _ in 0..20 {
+        manager.hears("WATCHDOG=1");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        fs::read_dir(place.path("dir")).is_err(),
+        "the dead daemon's mount lives"
+    );
+    place.works(&["mount", "store", "dir"]);
+    place.works(&["umount", "dir"]);
+}
+
 #[test]
 fn a_signal_ends_the_mount_with_everything_on_disk() {
     if !fuse() {
@@ -235,7 +270,7 @@ fn the_settings_of_a_mount_are_shown_with_their_origin() {
         return;
     }
     let place = Place::new();
-    let general = "[drain]\nquiet = 1\nthreads = 4\ncpu_share = 11\nhours = '01:00-02:00'\n";
+    let general = "[drain]\nquiet = 1\nthreads = 7\ncpu_share = 11\nhours = '01:00-02:00'\n";
     fs::write(place.path("etc/laconicfs.toml"), general).unwrap();
     let named = "[drain]\nquiet = 2\nthreads = 2\ncpu_share = 12\n";
     fs::write(place.path("etc/laconicfs/store.toml"), named).unwrap();
@@ -252,7 +287,7 @@ fn the_settings_of_a_mount_are_shown_with_their_origin() {
         ("drain.quiet", "5s", "the flag --quiet".to_string()),
         (
             "drain.threads",
-            "1",
+            "4",
             "the variable LACONICFS_DRAIN_THREADS".into(),
         ),
         ("drain.cpu_share", "12", file("etc/laconicfs/store.toml", 4)),

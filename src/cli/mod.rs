@@ -115,6 +115,9 @@ enum Command {
     /// List, describe, import, add or remove models
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Ask a mount whether it answers
+    #[command(hide = true)]
+    Probe(pulse::ProbeArgs),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Manual(manual::ManualArgs),
@@ -196,6 +199,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Config(command) => config::run(command, json),
         Command::Codec(command) => codec::run(command, json),
         Command::Model(command) => model::run(command, json),
+        Command::Probe(args) => pulse::probe(args),
         Command::Manual(args) => manual::write(args, Cli::command()),
         Command::Completions(args) => manual::complete(args, Cli::command()),
         Command::Demo(args) => demo::run(args, json),

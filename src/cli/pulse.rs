@@ -1,11 +1,14 @@
 //! What a mount says of itself while it is served: its status and keep-alives
 //! to systemd, and one line a day to the log.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Weak;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use jiff::ZonedDateTime;
 use jiff::civil::Date;
@@ -34,6 +37,7 @@ impl Pulse {
         let heart = Heart {
             fs,
             dir: dir.into(),
+            watched: std::env::var_os("NOTIFY_SOCKET").is_some(),
             today: ZonedDateTime::now().date(),
         };
         // Not joined: it may be stuck with what it looks at.
@@ -60,6 +64,8 @@ fn interval() -> Duration {
 struct Heart {
     fs: Weak<FileSystem>,
     dir: PathBuf,
+    /// Whether anyone waits for the status.
+    watched: bool,
     /// Whose line has been written.
     today: Date,
 }
@@ -83,11 +89,44 @@ impl Heart {
     /// Asks the way that users go, through the kernel, and the store itself.
     /// Whichever is stuck, so is this thread, and nobody says that all is well.
     fn probe(&self) -> Result<Report> {
-        rustix::fs::statvfs(&self.dir)
-            .with_context(|| format!("asking the mount on {}", self.dir.display()))?;
+        if self.watched {
+            ask(&self.dir)
+                .with_context(|| format!("asking the mount on {}", self.dir.display()))?;
+        }
         let fs = self.fs.upgrade().context("the store is closed")?;
         Ok(fs.report()?)
     }
+}
+
+/// Asks a mount by a process of its own. A thread of the daemon that waited in
+/// the kernel for the daemon's answer could not be killed, and would keep
+/// /dev/fuse open: a daemon that hangs could not even be killed.
+fn ask(dir: &Path) -> Result<()> {
+    let output = Command::new("/proc/self/exe")
+        // Under its own name, lest it takes itself for a helper of mount(8).
+        .arg0("laconicfs")
+        .arg("probe")
+        .arg(dir)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()
+        .context("starting a process")?;
+    match output.status.success() {
+        true => Ok(()),
+        false => bail!("{}", String::from_utf8_lossy(&output.stderr).trim_end()),
+    }
+}
+
+#[derive(Args)]
+pub struct ProbeArgs {
+    /// A mount point
+    dir: PathBuf,
+}
+
+/// What [`ask`] runs.
+pub fn probe(args: &ProbeArgs) -> Result<()> {
+    rustix::fs::statvfs(&args.dir)?;
+    Ok(())
 }
 
 /// Tells systemd how things are, and that they are well if they are.
@@ -185,18 +224,20 @@ mod tests {
     #[test]
     fn the_watchdog_hears_only_of_a_mount_that_answers() {
         assert!(said(Ok(&report())).0);
-        // A store that is closed, and a mount that is dead.
-        for dir in ["/", "/nothing/is/mounted/here"] {
-            let heart = Heart {
-                fs: Weak::new(),
-                dir: dir.into(),
-                today: date(2024, 1, 1),
-            };
-            let (well, status) = said(heart.probe().as_ref());
-            assert!(
-                !well && !status.is_empty() && !status.contains('\n'),
-                "{status}"
-            );
-        }
+        // A store that is closed.
+        let heart = Heart {
+            fs: Weak::new(),
+            dir: "/".into(),
+            watched: false,
+            today: date(2024, 1, 1),
+        };
+        let (well, status) = said(heart.probe().as_ref());
+        assert!(
+            !well && !status.is_empty() && !status.contains('\n'),
+            "{status}"
+        );
+        // A mount that is dead says so to whoever asks it.
+        let dir = "/nothing/is/mounted/here".into();
+        assert!(super::probe(&ProbeArgs { dir }).is_err());
     }
 }
