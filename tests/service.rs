@@ -287,7 +287,7 @@ fn the_settings_of_a_mount_are_shown_with_their_origin() {
         ("drain.quiet", "5s", "the flag --quiet".to_string()),
         (
             "drain.threads",
-            "4",
+            "1",
             "the variable LACONICFS_DRAIN_THREADS".into(),
         ),
         ("drain.cpu_share", "12", file("etc/laconicfs/store.toml", 4)),
