@@ -282,11 +282,12 @@ fn settings(config: &Config, options: &MountOptions) -> Settings {
 /// empty, or what is in it would be hidden.
 fn mount_point(args: &MountArgs) -> Result<PathBuf> {
     let shown = args.dir.display();
-    let there = match crate::mount::resolve(&args.dir) {
+    // A mount point in use, a dead mount, a file: the mount room names them.
+    let mounted = match crate::mount::resolve(&args.dir) {
         Ok(dir) => crate::mount::mounted_on(&dir)?.is_some(),
         Err(_) => false,
     };
-    if args.create && !there {
+    if args.create && !mounted {
         std::fs::create_dir_all(&args.dir)
             .map_err(|error| failure(Exit::Mount, format!("making {shown}: {error}")))?;
     }
@@ -294,11 +295,6 @@ fn mount_point(args: &MountArgs) -> Result<PathBuf> {
         .options
         .iter()
         .any(|list| list.split(',').any(|option| option == "nonempty"));
-    // A mount point in use, a dead mount, a file: the mount room names them.
-    let mounted = match crate::mount::resolve(&args.dir) {
-        Ok(dir) => crate::mount::mounted_on(&dir)?.is_some(),
-        Err(_) => false,
-    };
     if !nonempty
         && !mounted
         && let Ok(mut entries) = std::fs::read_dir(&args.dir)

@@ -226,9 +226,4 @@ impl Floats {
         }
         Ok(costs)
     }
-
-    /// The sum of [`costs`](Floats::costs).
-    pub fn cost(&mut self, vocabulary: &Vocabulary, codes: &[u32], piece: usize) -> Result<f64> {
-        Ok(self.costs(vocabulary, codes, piece)?.iter().sum())
-    }
 }

@@ -109,7 +109,8 @@ pub fn import_calibrated(dir: &Path, options: &ImportOptions, text: &[u8]) -> Re
         let model = Arc::new(Model::parse(file.clone())?);
         let mut state = State::new(model, 1)?;
         state.watch_peak();
-        integers = cost(&mut state, source.vocabulary.start(), &codes, window)?;
+        let start = source.vocabulary.start();
+        integers = costs(&mut state, start, &codes, window)?.iter().sum();
         if state.peak() < kernel::RESIDUAL_LIMIT / 2 {
             break;
         }
@@ -119,9 +120,9 @@ pub fn import_calibrated(dir: &Path, options: &ImportOptions, text: &[u8]) -> Re
         .map(|&c| source.vocabulary.bytes_of(c).len())
         .sum();
     let floats = Floats::new(&source.config, &source.checkpoint)
-        .and_then(|mut floats| floats.cost(&source.vocabulary, &codes, window));
+        .and_then(|mut floats| floats.costs(&source.vocabulary, &codes, window));
     let (floats, floats_missing) = match floats {
-        Ok(bits) => (Some(bits / bytes as f64), None),
+        Ok(bits) => (Some(bits.iter().sum::<f64>() / bytes as f64), None),
         Err(reason) => (None, Some(reason)),
     };
     let comparison = Comparison {
@@ -135,16 +136,16 @@ pub fn import_calibrated(dir: &Path, options: &ImportOptions, text: &[u8]) -> Re
     Ok(Imported { file, comparison })
 }
 
-/// Bits that the model spends on `codes`, in independent pieces of `piece`
-/// tokens that each begin with the token `start`.
-fn cost(state: &mut State, start: u32, codes: &[u32], piece: usize) -> Result<f64> {
-    let mut bits = 0.0;
+/// Bits that the model spends on each of `codes`, in independent pieces of
+/// `piece` tokens that each begin with the token `start`.
+pub fn costs(state: &mut State, start: u32, codes: &[u32], piece: usize) -> Result<Vec<f64>> {
+    let mut bits = Vec::with_capacity(codes.len());
     for codes in codes.chunks(piece) {
         let mut inputs = vec![start];
         inputs.extend(&codes[..codes.len() - 1]);
         let mut sink = |step: usize, _: usize, cdf: &[u32]| {
             let code = codes[step] as usize;
-            bits += f64::from(kernel::TOTAL_BITS) - f64::from(cdf[code + 1] - cdf[code]).log2();
+            bits.push(f64::from(kernel::TOTAL_BITS) - f64::from(cdf[code + 1] - cdf[code]).log2());
         };
         state.reset();
         state.forward(1, codes.len(), &inputs, &mut sink)?;

@@ -1,28 +1,7 @@
 //! The integer model beside the same checkpoint in floats.
 
-use super::super::import::{Checkpoint, Config, Floats, import_calibrated};
+use super::super::import::{Checkpoint, Config, Floats, costs, import_calibrated};
 use super::*;
-
-fn integer_costs(
-    model: Arc<Model>,
-    vocabulary: &Vocabulary,
-    codes: &[u32],
-    piece: usize,
-) -> Vec<f64> {
-    let mut state = State::new(model, 1).unwrap();
-    let mut costs = Vec::new();
-    for codes in codes.chunks(piece) {
-        let mut inputs = vec![vocabulary.start()];
-        inputs.extend(&codes[..codes.len() - 1]);
-        let mut sink = |step: usize, _: usize, cdf: &[u32]| {
-            let code = codes[step] as usize;
-            costs.push(f64::from(kernel::TOTAL_BITS) - f64::from(cdf[code + 1] - cdf[code]).log2());
-        };
-        state.reset();
-        state.forward(1, codes.len(), &inputs, &mut sink).unwrap();
-    }
-    costs
-}
 
 /// Compares both on a text: the totals, and the tokens one by one.
 fn compare(dir: &Path, text: &[u8], total: f64, single: f64) {
@@ -36,7 +15,8 @@ fn compare(dir: &Path, text: &[u8], total: f64, single: f64) {
     let config = Config::read(dir).unwrap();
     let mut floats = Floats::new(&config, &Checkpoint::open(dir).unwrap()).unwrap();
     let floats = floats.costs(&vocabulary, &codes, 64).unwrap();
-    let integers = integer_costs(model, &vocabulary, &codes, 64);
+    let mut state = State::new(model, 1).unwrap();
+    let integers = costs(&mut state, vocabulary.start(), &codes, 64).unwrap();
     let (f, i): (f64, f64) = (floats.iter().sum(), integers.iter().sum());
     println!(
         "{}: {f:.1} bits in floats, {i:.1} in integers",

@@ -270,20 +270,6 @@ fn misuse_is_refused() {
     state.forward(2, 1, &[0, 0], &mut sink).unwrap();
 }
 
-/// Bits that the model spends on `codes` in one lane.
-fn cost(state: &mut State, vocabulary: &Vocabulary, codes: &[u32]) -> f64 {
-    state.reset();
-    let mut inputs = vec![vocabulary.start()];
-    inputs.extend(&codes[..codes.len() - 1]);
-    let mut bits = 0.0;
-    let mut sink = |step: usize, _: usize, cdf: &[u32]| {
-        let code = codes[step] as usize;
-        bits += 28.0 - f64::from(cdf[code + 1] - cdf[code]).log2();
-    };
-    state.forward(1, codes.len(), &inputs, &mut sink).unwrap();
-    bits
-}
-
 /// Writes the files of the golden test where `GOLDEN` says.
 #[test]
 #[ignore = "writes files"]
@@ -333,7 +319,8 @@ fn measure() {
     let mut times = [f64::MAX; 2];
     for _ in 0..number("REPEAT", 3) {
         let begin = seconds();
-        let bits = cost(&mut state, &vocabulary, &codes) / text.len() as f64;
+        let bits = import::costs(&mut state, vocabulary.start(), &codes, codes.len()).unwrap();
+        let bits = bits.iter().sum::<f64>() / text.len() as f64;
         times[0] = times[0].min((seconds() - begin) * 1e6 / codes.len() as f64);
         println!("{bits:.5} bits a byte");
 
