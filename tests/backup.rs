@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use laconicfs::filesystem::{FileSystem, Settings};
 use laconicfs::lm::model::Model;
@@ -13,54 +13,33 @@ use laconicfs::volume::ROOT;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use program::{command, complaint, fuse, printed, text, works};
+
+mod program;
+
 fn run(args: &[&str], input: Option<&Path>) -> Output {
     let input = match input {
         Some(path) => Stdio::from(File::open(path).unwrap()),
         None => Stdio::null(),
     };
-    Command::new(env!("CARGO_BIN_EXE_laconicfs"))
-        .args(args)
-        .env_remove("LACONICFS_LOG")
-        .stdin(input)
-        .output()
-        .unwrap()
-}
-
-/// Runs a command that must succeed; returns what it printed.
-#[track_caller]
-fn works(args: &[&str]) -> Vec<u8> {
-    let output = run(args, None);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {error}");
-    output.stdout
+    command(args).stdin(input).output().unwrap()
 }
 
 #[track_caller]
 fn json(args: &[&str]) -> Value {
-    serde_json::from_slice(&works(&[&["--json"], args].concat())).unwrap()
+    serde_json::from_str(&works(&[&["--json"], args].concat())).unwrap()
 }
 
 /// Runs a command that must end with one line of error, and returns that.
 #[track_caller]
 fn fails(args: &[&str], input: Option<&Path>, status: i32) -> String {
-    let output = run(args, input);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(status), "{args:?}: {error}");
-    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
-    assert!(!error.contains("panicked"), "{error}");
-    error
+    complaint(args, run(args, input), status)
 }
 
 #[track_caller]
 fn receives(store: &Path, stream: &Path) -> Value {
-    let output = run(&["--json", "receive", text(store)], Some(stream));
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{error}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
+    let args = ["--json", "receive", text(store)];
+    serde_json::from_slice(&printed(&args, run(&args, Some(stream)))).unwrap()
 }
 
 /// Path, mode, names, time and content of everything below a folder.
@@ -235,14 +214,10 @@ fn snapshots_of_a_store_that_is_not_mounted() {
 #[track_caller]
 fn send(home: &Path, args: &[&str], to: &str) -> PathBuf {
     let stream = home.join(to);
-    let output = Command::new(env!("CARGO_BIN_EXE_laconicfs"))
-        .arg("send")
-        .args(args)
-        .stdout(File::create(&stream).unwrap())
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {error}");
+    let args = [&["send"], args].concat();
+    let mut command = command(&args);
+    let output = command.stdout(File::create(&stream).unwrap()).output();
+    printed(&args, output.unwrap());
     stream
 }
 
@@ -422,19 +397,6 @@ fn models_travel_with_chunks() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(exported(home.path(), text(&other)), tree(&folder));
     check(&other);
-}
-
-/// Whether mounts can be made here; says so if not.
-fn fuse() -> bool {
-    let usable = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .is_ok();
-    if !usable {
-        eprintln!("skipped: /dev/fuse is missing or may not be opened");
-    }
-    usable
 }
 
 /// A mount that ends with its test.
@@ -660,11 +622,11 @@ fn the_golden_streams_of_version_1_are_received() {
 #[test]
 fn the_commands_teach_themselves() {
     for command in ["import", "export", "send", "receive"] {
-        let help = String::from_utf8(works(&[command, "--help"])).unwrap();
+        let help = works(&[command, "--help"]);
         assert!(help.contains("Example"), "{command} teaches nothing");
     }
     for command in ["create", "list", "rollback", "delete"] {
-        let help = String::from_utf8(works(&["snapshot", command, "--help"])).unwrap();
+        let help = works(&["snapshot", command, "--help"]);
         assert!(help.contains("Example"), "{command} teaches nothing");
     }
     let nonsense = golden("frame-v0.raw");

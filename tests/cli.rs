@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use laconicfs::filesystem::{FileSystem, Settings};
 use laconicfs::store::{Access, StoreDir};
@@ -12,35 +12,9 @@ use laconicfs::volume::{Caller, OpenFlags, ROOT, WriteFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn laconicfs(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_laconicfs"))
-        .args(args)
-        .env_remove("LACONICFS_LOG")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
+use program::{fails, fuse, laconicfs, text, works};
 
-/// Runs a command that must succeed; returns what it printed.
-#[track_caller]
-fn works(args: &[&str]) -> String {
-    let output = laconicfs(args);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs a command that must end with this status and one line of error.
-#[track_caller]
-fn fails(args: &[&str], status: i32) -> String {
-    let output = laconicfs(args);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(status), "{args:?}: {error}");
-    assert!(error.starts_with("laconicfs: "), "{error}");
-    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
-    assert!(!error.contains("panicked"), "{error}");
-    error
-}
+mod program;
 
 #[track_caller]
 fn json(args: &[&str]) -> Value {
@@ -54,10 +28,6 @@ fn store() -> (TempDir, PathBuf) {
     let store = folder.path().join("store");
     works(&["mkfs", text(&store), "--model", "none"]);
     (folder, store)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// The length of some bytes as people read it.
@@ -97,19 +67,6 @@ fn edit_superblock(store: &Path, edit: impl FnOnce(&mut Value)) {
     let line = value.to_string();
     let hash = blake3::hash(line.as_bytes()).to_hex();
     fs::write(&path, format!("{line}\n{hash}\n")).unwrap();
-}
-
-/// Whether mounts can be made here; says so if not.
-fn fuse() -> bool {
-    let usable = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .is_ok();
-    if !usable {
-        eprintln!("skipped: /dev/fuse is missing or may not be opened");
-    }
-    usable
 }
 
 #[test]

@@ -6,6 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use program::fuse;
+
+mod program;
+
 const GUIDE: &str = include_str!("../docs/guide.md");
 const TROUBLESHOOTING: &str = include_str!("../docs/TROUBLESHOOTING.md");
 
@@ -30,14 +34,6 @@ fn blocks(document: &str) -> Vec<(usize, String)> {
     }
     assert!(open.is_none(), "a block does not end");
     blocks
-}
-
-fn fuse() -> bool {
-    let opened = fs::File::options().read(true).write(true).open("/dev/fuse");
-    if opened.is_err() {
-        eprintln!("skipped: /dev/fuse is missing or may not be opened");
-    }
-    opened.is_ok()
 }
 
 fn have(program: &str) -> bool {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use laconicfs::filesystem::{FileSystem, Settings};
 use laconicfs::lm::model::Model;
@@ -12,26 +12,15 @@ use laconicfs::volume::{Caller, ROOT, WriteFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use program::{fuse, laconicfs, text, works};
+
+mod program;
+
 /// The attribute that holds a file's policy.
 const CODEC: &str = "user.laconicfs.codec";
 
-fn laconicfs(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_laconicfs"))
-        .args(args)
-        .env_remove("LACONICFS_LOG")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-#[track_caller]
-fn works(args: &[&str]) -> String {
-    let output = laconicfs(args);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
+/// Runs a command that must end with this status; errors of the command line
+/// take more than one line.
 #[track_caller]
 fn fails(args: &[&str], status: i32) -> String {
     let output = laconicfs(args);
@@ -47,10 +36,6 @@ fn json(args: &[&str]) -> Value {
     args.push("--json");
     let text = works(&args);
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}\n{text}"))
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 fn words(len: usize, seed: usize) -> Vec<u8> {
@@ -129,18 +114,6 @@ fn quiet() -> Settings {
         drain_threads: 0,
         ..Settings::default()
     }
-}
-
-fn fuse() -> bool {
-    let usable = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .is_ok();
-    if !usable {
-        eprintln!("skipped: /dev/fuse is missing or may not be opened");
-    }
-    usable
 }
 
 /// A mounted store, unmounted in the end.

@@ -11,15 +11,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_laconicfs");
+use program::{PROGRAM, fuse};
 
-fn fuse() -> bool {
-    let opened = fs::File::options().read(true).write(true).open("/dev/fuse");
-    if opened.is_err() {
-        eprintln!("skipped: /dev/fuse is missing or may not be opened");
-    }
-    opened.is_ok()
-}
+mod program;
 
 /// A store, a place to mount it, and settings of this machine that are none.
 struct Place {
@@ -40,13 +34,10 @@ impl Place {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = program::command(args);
         command
-            .args(args)
             .current_dir(self.folder.path())
-            .env("LACONICFS_ETC", self.path("etc"))
-            .env_remove("LACONICFS_LOG")
-            .stdin(Stdio::null());
+            .env("LACONICFS_ETC", self.path("etc"));
         command
     }
 
@@ -56,19 +47,12 @@ impl Place {
 
     #[track_caller]
     fn works(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {error}");
-        String::from_utf8(output.stdout).unwrap()
+        String::from_utf8(program::printed(args, self.run(args))).unwrap()
     }
 
     #[track_caller]
     fn fails(&self, args: &[&str], status: i32) -> String {
-        let output = self.run(args);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(status), "{args:?}: {error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
-        error
+        program::complaint(args, self.run(args), status)
     }
 
     fn mounted(&self) -> bool {
