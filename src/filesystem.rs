@@ -592,3 +592,26 @@ pub struct Cache {
     pub limit: u64,
     pub dirty: u64,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An empty file system without a model that codes when it is told to, and
+    /// the folder whose `store` it is.
+    pub(crate) fn fresh() -> (tempfile::TempDir, Arc<FileSystem>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let new = NewStore {
+            chunk_size: 4096,
+            model: None,
+        };
+        FileSystem::create(&path, &new).unwrap();
+        let settings = Settings {
+            drain_threads: 0,
+            ..Settings::default()
+        };
+        let fs = FileSystem::open(&path, &settings).unwrap();
+        (folder, fs)
+    }
+}

@@ -127,6 +127,7 @@ impl FileSystem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filesystem::tests::fresh;
 
     #[test]
     fn rows_of_version_1() {
@@ -155,18 +156,7 @@ mod tests {
 
     #[test]
     fn a_day_is_noted_once_and_when_something_changed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store");
-        let new = NewStore {
-            chunk_size: 4096,
-            model: None,
-        };
-        FileSystem::create(&path, &new).unwrap();
-        let settings = Settings {
-            drain_threads: 0,
-            ..Settings::default()
-        };
-        let fs = FileSystem::open(&path, &settings).unwrap();
+        let (folder, fs) = fresh();
         assert_eq!(fs.history().unwrap(), []);
         fs.note_day().unwrap();
         fs.note_day().unwrap();
@@ -179,7 +169,7 @@ mod tests {
         // Closing notes it too.
         fs.close().unwrap();
         drop(fs);
-        let fs = FileSystem::open(&path, &Settings::look()).unwrap();
+        let fs = FileSystem::open(&folder.path().join("store"), &Settings::look()).unwrap();
         let days = fs.history().unwrap();
         // Two if midnight came between.
         assert_eq!(days.last().unwrap().files, 1);

@@ -5,22 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::filesystem::{FileSystem, NewStore, Settings};
+use crate::filesystem::tests::fresh;
 
 /// A report of a store with a file in either tier.
 fn report() -> Report {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store");
-    let new = NewStore {
-        chunk_size: 4096,
-        model: None,
-    };
-    FileSystem::create(&path, &new).unwrap();
-    let settings = Settings {
-        drain_threads: 0,
-        ..Settings::default()
-    };
-    let fs = FileSystem::open(&path, &settings).unwrap();
+    let (_folder, fs) = fresh();
     let volume = fs.volume();
     let me = crate::volume::Caller { uid: 0, gid: 0 };
     let write = |name: &[u8], data: &[u8]| {

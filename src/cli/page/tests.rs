@@ -1,21 +1,10 @@
 use super::*;
-use crate::filesystem::{Day, NewStore};
+use crate::filesystem::{Day, tests::fresh};
 use crate::volume::{Caller, ROOT, WriteFlags};
 
 /// A report of a store with files of several types, some of them coded.
 fn example() -> WholeReport {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store");
-    let new = NewStore {
-        chunk_size: 4096,
-        model: None,
-    };
-    FileSystem::create(&path, &new).unwrap();
-    let settings = Settings {
-        drain_threads: 0,
-        ..Settings::default()
-    };
-    let fs = FileSystem::open(&path, &settings).unwrap();
+    let (_folder, fs) = fresh();
     let volume = fs.volume();
     let me = Caller { uid: 0, gid: 0 };
     let write = |name: &str, data: &[u8]| {
