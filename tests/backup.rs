@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -559,6 +560,8 @@ fn write_golden_streams() {
         works(&["snapshot", "create", text(&store), name]);
     }
     let path = text(&store);
+    // Those that are there stay as they are.
+    assert!(!golden("stream-1.full").exists() && !golden("stream-1.next").exists());
     send(&golden(""), &[path, "--snapshot", "one"], "stream-1.full");
     let args = [path, "--snapshot", "two", "--from", "one"];
     send(&golden(""), &args, "stream-1.next");
@@ -570,7 +573,8 @@ fn write_golden_streams() {
         let packed = zstd::encode_all(File::open(&file).unwrap(), 19).unwrap();
         let target = golden("volume-2").join(format!("{}.zst", name.display()));
         fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::write(target, packed).unwrap();
+        let mut file = File::create_new(target).unwrap();
+        file.write_all(&packed).unwrap();
     }
 }
 
