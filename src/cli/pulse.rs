@@ -34,31 +34,29 @@ impl Pulse {
     /// Starts the thread, which does not keep the file system open.
     pub fn start(fs: Weak<FileSystem>, dir: &Path) -> Result<Pulse> {
         let (end, ended) = bounded(0);
+        let watched = std::env::var_os("NOTIFY_SOCKET").is_some();
         let heart = Heart {
             fs,
             dir: dir.into(),
-            watched: std::env::var_os("NOTIFY_SOCKET").is_some(),
+            watched,
             today: ZonedDateTime::now().date(),
         };
         // Not joined: it may be stuck with what it looks at.
         std::thread::Builder::new()
             .name("pulse".into())
-            .spawn(move || heart.beat_until(&ended, interval()))
+            .spawn(move || heart.beat_until(&ended, interval(watched)))
             .context("starting a thread")?;
         Ok(Pulse { _end: end })
     }
 }
 
 /// How often to beat: several times within the patience of the watchdog.
-fn interval() -> Duration {
+fn interval(watched: bool) -> Duration {
     let mut patience = 0;
     if sd_notify::watchdog_enabled(false, &mut patience) {
         return Duration::from_micros(patience / 4).min(OFTEN);
     }
-    match std::env::var_os("NOTIFY_SOCKET") {
-        Some(_) => OFTEN,
-        None => SELDOM,
-    }
+    if watched { OFTEN } else { SELDOM }
 }
 
 struct Heart {
@@ -73,12 +71,16 @@ struct Heart {
 impl Heart {
     fn beat_until(mut self, ended: &Receiver<()>, interval: Duration) {
         loop {
-            let report = self.probe();
-            beat(report.as_ref());
-            if let Ok(report) = &report
-                && new_day(&mut self.today, ZonedDateTime::now().date())
-            {
-                log::info!("{}", daily_line(report, logging::errors()));
+            let now = ZonedDateTime::now().date();
+            // Where nobody waits for a status, a report is made once a day.
+            if self.watched || self.today != now {
+                let report = self.probe();
+                beat(report.as_ref());
+                if let Ok(report) = &report
+                    && new_day(&mut self.today, now)
+                {
+                    log::info!("{}", daily_line(report, logging::errors()));
+                }
             }
             if ended.recv_timeout(interval) != Err(RecvTimeoutError::Timeout) {
                 return;
