@@ -331,7 +331,11 @@ struct Spinners(Vec<Child>);
 impl Spinners {
     fn start() -> Self {
         let cores = std::thread::available_parallelism().unwrap().get();
-        let spin = |_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn();
+        let spin = |_| {
+            Command::new("sh")
+                .args(["-c", "while :; do :; done"])
+                .spawn()
+        };
         Self((0..4 * cores).map(spin).map(Result::unwrap).collect())
     }
 }
@@ -354,7 +358,14 @@ fn a_busy_machine_keeps_neither_drain_nor_umount_waiting() {
     }
     let place = Place::new();
     place.works(&["mkfs", "coded"]);
-    let mount = ["mount", "--create", "coded", "dir", "--set", "drain.quiet=0"];
+    let mount = [
+        "mount",
+        "--create",
+        "coded",
+        "dir",
+        "--set",
+        "drain.quiet=0",
+    ];
     place.works(&mount);
     let words = |n: usize| {
         let lines = (n..n + 5000).map(|i| format!("{i}: of {} and {}\n", i * i % 1013, i % 29));
