@@ -314,7 +314,10 @@ fn shelves(home: &Path) -> PathBuf {
     for shelf in 0..SHELVES {
         let name = format!("shelf {shelf}");
         let mode = libc::S_IFDIR | 0o755;
-        let dir = volume.make_dir(ROOT, name.as_bytes(), mode, me).unwrap().ino;
+        let dir = volume
+            .make_dir(ROOT, name.as_bytes(), mode, me)
+            .unwrap()
+            .ino;
         for book in 0..BOOKS {
             let name = format!("book {book}");
             let mode = libc::S_IFREG | 0o644;
