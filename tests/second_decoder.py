@@ -529,7 +529,9 @@ class Version:
         for name, numbers in learned.items():
             flat = numbers.reshape(-1)
             flat += stored[at : at + flat.size] << self.DROPPED[name]
-            if self.DROPPED[name] != 4:
+            if name == "weights":
+                flat[:] = flat.astype(np.int16)
+            elif name != "last":
                 np.clip(flat, 0, 65535, out=flat)
             at += flat.size
         return learned
