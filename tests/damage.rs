@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use laconicfs::filesystem::{FileSystem, NewStore, Settings};
 use laconicfs::lm::model::Model;
 use laconicfs::tier::Depth;
-use laconicfs::volume::{Caller, OpenFlags, ROOT, WriteFlags};
+use laconicfs::volume::{Caller, OpenFlags, ROOT, WriteFlags, XattrFlags};
 use tempfile::TempDir;
 
 mod program;
@@ -90,6 +90,13 @@ fn stores(home: &Path) -> [PathBuf; 2] {
                 .volume()
                 .create(ROOT, name.as_bytes(), mode, OpenFlags::WRITE, me)
                 .unwrap();
+            if at % 6 == 4 {
+                // Long text in a codec that is fast to read, so that there are more
+                // trials; what remains is enough for the slow ones.
+                let flags = XattrFlags::empty();
+                let (ino, codec) = (attr.ino, b"user.laconicfs.codec");
+                fs_.volume().set_xattr(ino, codec, b"zstd", flags).unwrap();
+            }
             fs_.volume()
                 .write_file(attr.ino, 0, &first(at), WriteFlags::empty())
                 .unwrap();
