@@ -12,6 +12,7 @@ mod avx2;
 mod avx512;
 mod distribution;
 mod memory;
+pub mod mixing;
 mod number;
 mod pack;
 mod scalar;
