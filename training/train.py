@@ -30,6 +30,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+import amx
 import model as lm
 
 START = 188
@@ -119,12 +120,12 @@ class Optimiser:
             p.grad = None
 
     @torch.no_grad()
-    def average(self, loss, elapsed):
+    def average(self, gradients, loss, elapsed):
         """Averages the gradients over the processes; returns the mean loss and the first process's clock."""
         if not dist.is_initialized():
             return float(loss), elapsed
-        grads = [p.grad for p in self.params.values()]
-        flat = torch.cat([g.float().flatten() for g in grads] + [torch.stack([loss, torch.full_like(loss, elapsed)]).float()])
+        grads = list(gradients.values())
+        flat = torch.cat([g.flatten() for g in grads] + [torch.stack([loss, torch.full_like(loss, elapsed)]).float()])
         flat[-1] *= dist.get_world_size() * (dist.get_rank() == 0)
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
@@ -135,16 +136,16 @@ class Optimiser:
         return flat[-2].item(), flat[-1].item()
 
     @torch.no_grad()
-    def step(self, rate, count):
-        """One update; count: updates so far, this one included."""
+    def step(self, gradients, rate, count):
+        """One update from float32 gradients by name; count: updates so far, this one included."""
         for key, names in self.stacks.items():
-            g = torch.stack([self.params[n].grad.float() for n in names])
+            g = torch.stack([gradients[n] for n in names])
             m = self.momentum[key].lerp_(g, 1 - MUON_MOMENTUM)
             update = orthogonal(g.lerp(m, MUON_MOMENTUM)) * max(1, g.shape[-2] / g.shape[-1]) ** .5
             for n, u in zip(names, update):
                 self.master[n].mul_(1 - rate * MUON_RATE * MUON_WEIGHT_DECAY).sub_(u, alpha=rate * MUON_RATE)
         for n in self.rest:
-            g = self.params[n].grad.float()
+            g = gradients[n]
             first = self.first[n].lerp_(g, 1 - ADAM_FIRST) / (1 - ADAM_FIRST ** count)
             second = self.second[n].lerp_(g * g, 1 - ADAM_SECOND) / (1 - ADAM_SECOND ** count)
             scale = 1 if n == "embed_tokens.weight" else .5
@@ -161,7 +162,7 @@ def orthogonal(g):
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for p, q, r in NEWTON_SCHULZ:
         s = x @ x.mT
-        x = p * x + (q * s + r * (s @ s)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=q, alpha=r), x, beta=p)
     return (x.mT if tall else x).float()
 
 
@@ -205,9 +206,12 @@ def main():
     a.add_argument("--pausing", action="store_true", help="the clock stands still while the run does")
     a.add_argument("--leave-after", type=float, metavar="N", help="leave after N minutes, to be resumed")
     a.add_argument("--eager", action="store_true", help="without torch.compile")
+    a.add_argument("--amx", action="store_true", help="passes by amx.cpp, on a CPU that has AMX")
     a = a.parse_args()
     if not a.resume and a.minutes is None:
         raise SystemExit("train.py: give --minutes N, or --resume")
+    if a.amx and not amx.available():
+        raise SystemExit("train.py: this processor has no AMX; leave out --amx")
     os.makedirs(a.run, exist_ok=True)
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
@@ -232,6 +236,23 @@ def main():
             for layer in model.layers:
                 layer.compile(dynamic=False)
     forward = model if a.eager or a.device != "cpu" else torch.compile(model)
+    by_hand = amx.Pass(model) if a.amx else None
+
+    def gradients_of(batches):
+        """The mean loss over all windows, and its gradients."""
+        loss = torch.zeros((), device=a.device)
+        if by_hand:
+            by_hand.clear()
+        for x in batches:
+            if by_hand:
+                tokens = x.shape[0] * CONTEXT * a.passes
+                loss += by_hand(x, 1 / tokens) / tokens
+            else:
+                part = forward(x[:, :-1].contiguous(), x[:, 1:].contiguous()) / a.passes
+                part.backward()
+                loss += part.detach()
+        return loss, by_hand.gradients() if by_hand else {n: p.grad.float() for n, p in optimiser.params.items()}
+
     decay_from = (1 - DECAY) * length
 
     def checkpoint(name):
@@ -263,18 +284,13 @@ def main():
     stable = elapsed >= decay_from and os.path.exists(f"{a.run}/stable.pt")
     leave_at = elapsed + a.leave_after * 60 if a.leave_after else math.inf
     while elapsed < min(length, leave_at):
-        total = torch.zeros((), device=a.device)
-        for i in range(a.passes):
-            x = shards.batch(a.rows, (step, rank, i)).to(a.device)
-            loss = forward(x[:, :-1].contiguous(), x[:, 1:].contiguous()) / a.passes
-            loss.backward()
-            total += loss.detach()
-        total, elapsed = optimiser.average(total, time.time() - begin)
+        loss, gradients = gradients_of(shards.batch(a.rows, (step, rank, i)).to(a.device) for i in range(a.passes))
+        total, elapsed = optimiser.average(gradients, loss, time.time() - begin)
         if not math.isfinite(total):
             raise SystemExit(f"train.py: the loss is {total} at step {step}; go back to a checkpoint with a lower rate")
         rate = min(1, (step + 1) / WARMUP, max(0, length - elapsed) / (length - decay_from))
         step += 1
-        optimiser.step(rate, step)
+        optimiser.step(gradients, rate, step)
         tokens += world * a.rows * a.passes * CONTEXT
         losses.append(total)
         if step % REPORT_EVERY == 0:
