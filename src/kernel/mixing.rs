@@ -45,32 +45,32 @@ pub type Slot = [u16; 16];
 pub const FRESH: u16 = 2048 << 4;
 
 /// Slots as their contexts found them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub struct Slots(pub [Slot; CONTEXTS]);
 
 /// A number for each context, and room to fill a register.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub struct Lanes(pub [u16; 32]);
 
 /// For each context a node and its sister, the sister in the upper half.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub struct Sisters([u32; CONTEXTS]);
 
 /// Weights, or inputs.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(align(64))]
 pub struct Row(pub [i16; INPUTS]);
 
 /// Weights of a final mixer, or sums; the last two are nothing.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(align(32))]
 pub struct Sums(pub [i32; 8]);
 
 /// Probabilities of a one in 1/65536 by state, for each context.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Maps {
     pub of: [[u16; CELLS]; CONTEXTS],
@@ -80,6 +80,7 @@ pub struct Maps {
 
 /// What never changes. Tables that are looked up end with an entry that no index
 /// means, so that four bytes can be read anywhere.
+#[derive(Debug)]
 pub struct Tables {
     /// Logarithms of odds by probability in 1/4096.
     pub stretch: [i16; 4096 + 1],
@@ -90,6 +91,7 @@ pub struct Tables {
 }
 
 /// What the nodes of a decision say.
+#[derive(Debug)]
 pub struct Read {
     /// The cell of its map that each context's node stands for.
     pub cells: Lanes,

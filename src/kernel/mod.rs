@@ -10,6 +10,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod distribution;
 mod memory;
 pub mod mixing;
@@ -384,6 +386,13 @@ arithmetic!(ScalarKernel, "scalar", scalar::Plain);
 arithmetic!(Avx2Kernel, "avx2", avx2::Avx2, "avx2,bmi2");
 #[cfg(target_arch = "x86_64")]
 arithmetic!(
+    AvxVnniKernel,
+    "avxvnni",
+    avxvnni::AvxVnni,
+    "avx2,avxvnni,bmi2"
+);
+#[cfg(target_arch = "x86_64")]
+arithmetic!(
     AmxKernel,
     "amx",
     amx::Tiles,
@@ -412,7 +421,9 @@ pub fn available() -> &'static [&'static dyn Arithmetic] {
                 && is_x86_feature_detected!("avx512vnni")
                 && is_x86_feature_detected!("bmi2");
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
+            let avxvnni = avx2 && is_x86_feature_detected!("avxvnni");
             list.extend(has(avx2, &Avx2Kernel));
+            list.extend(has(avxvnni, &AvxVnniKernel));
             list.extend(has(avx512, &Avx512Kernel));
             list.extend(has(avx512 && amx::available(), &AmxKernel));
         }
@@ -421,7 +432,7 @@ pub fn available() -> &'static [&'static dyn Arithmetic] {
 }
 
 /// The names that `LACONICFS_KERNEL` may have.
-const NAMES: [&str; 4] = ["scalar", "avx2", "avx512", "amx"];
+const NAMES: [&str; 5] = ["scalar", "avx2", "avxvnni", "avx512", "amx"];
 
 /// The kernel of a name.
 pub fn named(name: &str) -> Result<&'static dyn Arithmetic> {

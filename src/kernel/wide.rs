@@ -24,7 +24,7 @@ impl Width {
             let forced = std::env::var_os("LACONICFS_KERNEL").unwrap_or_default();
             let most = match forced.to_str() {
                 Some("scalar") => 1,
-                Some("avx2") => 2,
+                Some("avx2" | "avxvnni") => 2,
                 _ => usize::MAX,
             };
             let widest = Width::all().into_iter().take(most).last();

@@ -7,6 +7,7 @@ use super::*;
 use crate::kernel::{Job, Width, wide};
 
 /// One decision with anything in it, and all that comes of it.
+#[derive(Debug)]
 struct Decision {
     tables: Tables,
     slots: Slots,
@@ -59,7 +60,12 @@ impl Job for &Decision {
         let mut all = vec![i64::from(mixed), read.known as i64];
         all.extend(slots.0.as_flattened().iter().map(|&v| i64::from(v)));
         let lanes = [&nodes, &read.cells, &read.found, &after];
-        all.extend(lanes.iter().flat_map(|l| &l.0).map(|&v| i64::from(v)));
+        all.extend(
+            lanes
+                .iter()
+                .flat_map(|l| &l.0[..CONTEXTS])
+                .map(|&v| i64::from(v)),
+        );
         all.extend(
             [&sums, &weights]
                 .iter()

@@ -119,12 +119,26 @@ impl Mixer {
         wide(width, job)
     }
 
-    /// Asks for what the next token of a lane will need.
+    /// Asks for the statistics with which the next token of a lane begins.
     #[inline(always)]
-    fn prefetch(&self, lane: usize) {
-        let lane = &self.lanes[lane];
-        for &context in &lane.contexts {
+    fn prefetch_slots(&self, lane: usize) {
+        for &context in &self.lanes[lane].contexts {
             self.slots.prefetch(hash(context, 1));
+        }
+    }
+
+    /// Asks for the rows that are known before a lane's next token.
+    #[inline(always)]
+    fn prefetch_rows(&self, lane: usize) {
+        let lane = &self.lanes[lane];
+        let (byte, classes) = (usize::from(lane.last_byte()), lane.classes());
+        let rows = &self.learned.rows;
+        for level in 0..self.vocabulary.depth() as usize {
+            if level % LEVELS_TOGETHER == 0 {
+                prefetch_row(&rows[row_of_byte(level, byte)]);
+            }
+            prefetch_row(&rows[row_of_classes(level, classes)]);
+            prefetch(&self.learned.apms[1][apm_of_byte(level, byte)]);
         }
     }
 
@@ -145,7 +159,8 @@ impl Mixer {
             0
         };
         if next != lane {
-            self.prefetch(next);
+            self.prefetch_slots(next);
+            self.prefetch_rows(next);
         }
         let l = &self.lanes[lane];
         let mut guesses = self.matches.guess(lane, l);
@@ -247,12 +262,11 @@ impl Mixer {
             };
             let rows = [
                 FIRST[0] + (level * MATCHES + state) % ROWS[0],
-                FIRST[1]
-                    + (last_byte * (LEVELS / LEVELS_TOGETHER) + level / LEVELS_TOGETHER) % ROWS[1],
+                row_of_byte(level, last_byte),
                 FIRST[2] + decisions % ROWS[2],
                 FIRST[3] + (level * TRUST + trust.min(TRUST - 1)) % ROWS[3],
                 FIRST[4] + (level * (CONTEXTS + 1) + known) % ROWS[4],
-                FIRST[5] + (level * CLASSES + classes) % ROWS[5],
+                row_of_classes(level, classes),
             ];
             let sums = mixing.sums(rows.map(|row| &learned.rows[row]), &inputs);
             let last_rows = [(level * MATCHES + state) % LAST_ROWS[0], last_byte];
@@ -264,7 +278,7 @@ impl Mixer {
             let (point, part) = ((mixed + 6144) as usize >> 9, (mixed + 6144) & 511);
             let apm_rows = [
                 (level * MATCHES + state) % APM_ROWS[0],
-                (level * 256 + last_byte) % APM_ROWS[1],
+                apm_of_byte(level, last_byte),
             ];
             let mut p = 2 * p_mixed;
             for k in 0..2 {
@@ -328,7 +342,7 @@ impl Mixer {
         l.push(code, self.vocabulary.bytes_of(code));
         l.set_contexts();
         if next == lane {
-            self.prefetch(lane);
+            self.prefetch_slots(lane);
         }
         self.done = self.done.saturating_add(1);
         code
@@ -352,6 +366,29 @@ impl<F: Foresight, C: BitCoder> Job for Decide<'_, F, C> {
         self.mixer
             .decide(mixing, self.lane, self.token, self.foresight, self.coder)
     }
+}
+
+/// Rows of weights and of a map that are known before a token's first decision.
+#[inline(always)]
+fn row_of_byte(level: usize, byte: usize) -> usize {
+    FIRST[1] + (byte * (LEVELS / LEVELS_TOGETHER) + level / LEVELS_TOGETHER) % ROWS[1]
+}
+
+#[inline(always)]
+fn row_of_classes(level: usize, classes: usize) -> usize {
+    FIRST[5] + (level * CLASSES + classes) % ROWS[5]
+}
+
+#[inline(always)]
+fn apm_of_byte(level: usize, byte: usize) -> usize {
+    (level * 256 + byte) % APM_ROWS[1]
+}
+
+/// Asks for both lines of a row.
+#[inline(always)]
+fn prefetch_row(row: &Row) {
+    prefetch(&row.0[0]);
+    prefetch(&row.0[INPUTS / 2]);
 }
 
 /// Moves a probability in 1/65536 towards a bit.
