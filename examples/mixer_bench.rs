@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use laconicfs::interrupt::Interrupt;
 use laconicfs::lm::coder::{Decoder, Encoder};
 use laconicfs::lm::mixer::{Head, Mixer, MixerStart, decode_mix, encode_mix};
 use laconicfs::lm::model::{Model, State, import};
@@ -115,11 +116,12 @@ fn main() -> Result<()> {
                 seconds[1] += t.elapsed().as_secs_f64();
                 back
             } else {
-                let bytes = encode_mix(&mut mixer, version, chunk);
+                let never = Interrupt::default();
+                let bytes = encode_mix(&mut mixer, version, chunk, &never)?;
                 coded += bytes.len();
                 seconds[0] += t.elapsed().as_secs_f64();
                 let t = Instant::now();
-                let back = decode_mix(&mut mixer, version, &bytes, chunk.len())?;
+                let back = decode_mix(&mut mixer, version, &bytes, chunk.len(), &never)?;
                 seconds[1] += t.elapsed().as_secs_f64();
                 back
             };

@@ -82,6 +82,9 @@ pub enum Error {
     Locked { path: PathBuf, pid: u32 },
     #[error("{0}")]
     Model(String),
+    /// Its [interrupt](crate::interrupt::Interrupt) was raised.
+    #[error("it was told to stop")]
+    Interrupted,
     /// A file, a variable or a flag of the [configuration](crate::config) is wrong.
     #[error("{0}")]
     Config(String),

@@ -22,6 +22,7 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod filesystem;
+pub mod interrupt;
 pub mod kernel;
 pub mod lm;
 pub mod memory;

@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 use program::{command, complaint, fuse, printed, text, works};
 
+#[path = "backup/damaged.rs"]
+mod damaged;
 mod program;
 
 fn run(args: &[&str], input: Option<&Path>) -> Output {

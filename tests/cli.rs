@@ -386,7 +386,13 @@ fn a_store_without_its_database_comes_back() {
     let content = noise(150_000);
     put(&store, "file", &content);
     fs::remove_dir_all(store.join("db")).unwrap();
-    assert_eq!(laconicfs(&["fsck", text(&store)]).status.code(), Some(4));
+    let output = laconicfs(&["fsck", text(&store)]);
+    assert_eq!(output.status.code(), Some(4));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("db is missing") && !said.contains("db.old"),
+        "{said}"
+    );
     assert_eq!(
         laconicfs(&["fsck", "--repair", text(&store)]).status.code(),
         Some(1)
@@ -414,6 +420,13 @@ fn a_store_without_its_database_comes_back() {
     // All rows lost: what is in the logs becomes files without names.
     fs::remove_dir_all(store.join("db")).unwrap();
     fs::remove_dir_all(store.join("journal")).unwrap();
+    let output = laconicfs(&["fsck", text(&store)]);
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(
+        said.contains("db is missing") && !said.contains("db.old"),
+        "{said}"
+    );
     let output = laconicfs(&["fsck", "--repair", text(&store)]);
     assert_eq!(output.status.code(), Some(1 + 4), "{output:?}");
     works(&["fsck", "--scrub", text(&store)]);
@@ -589,9 +602,25 @@ fn a_mount_lives_from_mount_to_umount() {
         assert_eq!(stat["mounted"]["pid"].to_string(), pid);
     }
     json(&["drain", "--json", d]);
-    let other = folder.path().join("other");
-    let error = fails(&["mount", s, text(&other), "--create"], 5);
-    assert!(error.contains(&pid), "{error}");
+    // What a refused mount made it takes away, and nothing else.
+    let outer = folder.path().join("outer");
+    fs::create_dir(&outer).unwrap();
+    for (other, more) in [
+        ("outer/in/deep", None),
+        ("outer/deep", Some("--foreground")),
+    ] {
+        let other = folder.path().join(other);
+        let mut args = vec!["mount", s, text(&other), "--create"];
+        args.extend(more);
+        let error = fails(&args, 5);
+        assert!(error.contains(&pid), "{error}");
+        assert_eq!(fs::read_dir(&outer).unwrap().count(), 0);
+        fs::create_dir_all(&other).unwrap();
+        fails(&args, 5);
+        assert!(other.exists());
+        fs::remove_dir_all(&outer).unwrap();
+        fs::create_dir(&outer).unwrap();
+    }
     fails(&["fsck", s], 8);
     // A mount is no store, and its store is named.
     for path in [d, text(&dir.join("file"))] {
@@ -635,6 +664,7 @@ fn a_mount_point_must_be_an_empty_directory() {
     fails(&["mount", text(&store), text(folder.path())], 9);
     let inside = store.join("mnt");
     fails(&["mount", text(&store), text(&inside), "--create"], 9);
+    assert!(!inside.exists());
     assert_eq!(fs::read(&file).unwrap(), b"x");
 }
 

@@ -14,6 +14,8 @@ use laconicfs::tier::Depth;
 use laconicfs::volume::{Caller, OpenFlags, ROOT, WriteFlags};
 use tempfile::TempDir;
 
+mod program;
+
 const CHUNK: usize = 8192;
 const FILES: usize = 24;
 
@@ -296,6 +298,146 @@ fn trial(stores: &[PathBuf; 2], home: &Path, seed: u64) -> bool {
     };
     fs::remove_dir_all(&store).unwrap();
     lost
+}
+
+/// A store of folders with many small files, so that the database has many
+/// pages, closed in order.
+fn shelves(home: &Path) -> PathBuf {
+    let store = home.join("shelves");
+    let new = NewStore {
+        chunk_size: CHUNK,
+        model: None,
+    };
+    FileSystem::create(&store, &new).unwrap();
+    let fs_ = FileSystem::open(&store, &settings()).unwrap();
+    let (volume, me) = (fs_.volume(), Caller { uid: 0, gid: 0 });
+    for shelf in 0..SHELVES {
+        let name = format!("shelf {shelf}");
+        let mode = libc::S_IFDIR | 0o755;
+        let dir = volume
+            .make_dir(ROOT, name.as_bytes(), mode, me)
+            .unwrap()
+            .ino;
+        for book in 0..BOOKS {
+            let name = format!("book {book}");
+            let mode = libc::S_IFREG | 0o644;
+            let flags = OpenFlags::WRITE;
+            let made = volume.create(dir, name.as_bytes(), mode, flags, me);
+            let ino = made.unwrap().0.ino;
+            let content = content(shelf * BOOKS + book);
+            volume
+                .write_file(ino, 0, &content, WriteFlags::empty())
+                .unwrap();
+            volume.release(ino);
+        }
+    }
+    fs_.close().unwrap();
+    store
+}
+
+const SHELVES: usize = 8;
+const BOOKS: usize = 50;
+
+/// Where sled cannot read its file and no journal helps, what lies on its other
+/// pages comes back, with names; what is lost is told, by path and range where a
+/// path is left, and reading it is an error.
+#[test]
+fn a_page_that_cannot_be_read_costs_what_lay_on_it() {
+    let trials: u64 = std::env::var("LACONICFS_TRIALS").map_or(12, |n| n.parse().unwrap());
+    let home = TempDir::new().unwrap();
+    let whole = shelves(home.path());
+    fs::remove_dir_all(whole.join("journal")).unwrap();
+    let mut dice = Dice(7);
+    let mut untouched = 0;
+    for trial in 0..trials {
+        let store = home.path().join(format!("trial-{trial}"));
+        copy(&whole, &store);
+        let file = store.join("db/db");
+        let mut bytes = fs::read(&file).unwrap();
+        // Behind the first block, which says how to read the others.
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let at = dice.roll(used as u64) as usize;
+        bytes[at..(at + 40).min(used)].fill(0x55);
+        fs::write(&file, bytes).unwrap();
+        let what = format!("trial {trial}: {at} of {used}");
+        let output = program::laconicfs(&["fsck", "--repair", "--json", program::text(&store)]);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{what}: {}", String::from_utf8_lossy(&output.stderr)));
+        let told = !report["problems"].as_array().unwrap().is_empty();
+        let lost: Vec<(String, u64, u64)> = (report["lost"].as_array().unwrap().iter())
+            .map(|lost| {
+                let path = lost["path"].as_str().unwrap_or_default();
+                let at = |name: &str| lost[name].as_u64().unwrap();
+                (path.to_string(), at("start"), at("end"))
+            })
+            .collect();
+        let fs_ = FileSystem::open(&store, &Settings::look()).unwrap();
+        assert_eq!(
+            fs_.volume().check().unwrap(),
+            Vec::<String>::new(),
+            "{what}"
+        );
+        let volume = fs_.volume();
+        // Contents without names.
+        let mut found = std::collections::HashSet::new();
+        if let Ok(dir) = volume.lookup(ROOT, b"lost+found") {
+            for entry in volume.read_dir(dir.ino, 2, 10_000).unwrap() {
+                let attr = volume.attr(entry.ino).unwrap();
+                if let Ok(bytes) = volume.read_file(entry.ino, 0, attr.size as usize) {
+                    found.insert(blake3::hash(&bytes));
+                }
+            }
+        }
+        let (mut named, mut errors, mut nameless, mut gone) = (0, 0, 0, 0);
+        for shelf in 0..SHELVES {
+            let dir = volume.lookup(ROOT, format!("shelf {shelf}").as_bytes());
+            for book in 0..BOOKS {
+                let expected = content(shelf * BOOKS + book);
+                let name = format!("book {book}");
+                let attr = (dir.as_ref().ok())
+                    .and_then(|dir| volume.lookup(dir.ino, name.as_bytes()).ok());
+                let Some(attr) = attr else {
+                    match found.contains(&blake3::hash(&expected)) {
+                        true => nameless += 1,
+                        false => gone += 1,
+                    }
+                    continue;
+                };
+                let mut whole = true;
+                for from in (0..expected.len()).step_by(CHUNK) {
+                    let end = expected.len().min(from + CHUNK);
+                    match volume.read_file(attr.ino, from as u64, end - from) {
+                        Ok(bytes) => assert!(
+                            bytes == expected[from..end],
+                            "wrong bytes in {shelf}/{name} at {from}, {what}"
+                        ),
+                        Err(_) => {
+                            whole = false;
+                            let path = format!("/shelf {shelf}/{name}");
+                            let (from, end) = (from as u64, end as u64);
+                            assert!(
+                                (lost.iter())
+                                    .any(|(of, a, b)| *of == path && *a <= from && end <= *b),
+                                "{path} from {from} is not told: {what}, {lost:?}"
+                            );
+                        }
+                    }
+                }
+                match whole {
+                    true => named += 1,
+                    false => errors += 1,
+                }
+            }
+        }
+        fs_.close().unwrap();
+        println!(
+            "{what}: {named} whole, {errors} in part, {nameless} without names, {gone} gone; told: {told}"
+        );
+        assert!(errors + nameless + gone == 0 || told, "{what}");
+        untouched += named;
+        fs::remove_dir_all(&store).unwrap();
+    }
+    println!("{untouched} of {}", trials * (SHELVES * BOOKS) as u64);
 }
 
 #[test]

@@ -325,6 +325,92 @@ fn a_wrong_setting_is_named_and_nothing_is_mounted() {
     assert!(!place.path("dir").exists());
 }
 
+/// Processes that want the whole machine, more than it has.
+struct Spinners(Vec<Child>);
+
+impl Spinners {
+    fn start() -> Self {
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let spin = |_| {
+            Command::new("sh")
+                .args(["-c", "while :; do :; done"])
+                .spawn()
+        };
+        Self((0..4 * cores).map(spin).map(Result::unwrap).collect())
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Threads at idle priority get next to no time then; nobody must wait for what
+/// they have begun.
+#[test]
+fn a_busy_machine_keeps_neither_drain_nor_umount_waiting() {
+    if !fuse() {
+        return;
+    }
+    let place = Place::new();
+    place.works(&["mkfs", "coded"]);
+    let mount = [
+        "mount",
+        "--create",
+        "coded",
+        "dir",
+        "--set",
+        "drain.quiet=0",
+    ];
+    place.works(&mount);
+    let words = |n: usize| {
+        let lines = (n..n + 5000).map(|i| format!("{i}: of {} and {}\n", i * i % 1013, i % 29));
+        lines.collect::<String>()
+    };
+    let busy = || loop {
+        let stat: Value = serde_json::from_str(&place.works(&["stat", "--json", "dir"])).unwrap();
+        if stat["queue"]["chunks"] != 0 && stat["drain"]["rest"].is_null() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // The bound finds what hangs; it measures nothing.
+    let ends = |args: &[&str]| {
+        let mut child = place.command(args).stdout(Stdio::null()).spawn().unwrap();
+        for _ in 0..3000 {
+            if let Some(status) = child.try_wait().unwrap() {
+                return assert!(status.success(), "{args:?}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let _ = child.kill();
+        panic!("{args:?} hangs");
+    };
+    fs::write(place.path("dir/one"), words(0)).unwrap();
+    busy();
+    {
+        let _spinners = Spinners::start();
+        ends(&["drain", "dir"]);
+    }
+    let stat: Value = serde_json::from_str(&place.works(&["stat", "--json", "dir"])).unwrap();
+    assert_eq!(stat["queue"]["chunks"], 0, "{stat}");
+    fs::write(place.path("dir/two"), words(7000)).unwrap();
+    busy();
+    {
+        let _spinners = Spinners::start();
+        ends(&["umount", "dir"]);
+    }
+    place.works(&["fsck", "--scrub", "coded"]);
+    place.works(&mount);
+    assert!(fs::read_to_string(place.path("dir/one")).unwrap() == words(0));
+    assert!(fs::read_to_string(place.path("dir/two")).unwrap() == words(7000));
+    place.works(&["umount", "dir"]);
+}
+
 #[test]
 fn a_second_mount_is_refused_and_leaves_the_log_alone() {
     if !fuse() {

@@ -8,8 +8,8 @@ use super::stream::{Begin, MODEL_PART, Position, Record, Writer};
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crate::store::{ChunkId, Row, Table};
-use crate::tier::{SPACE, Tier, base_of, chunks_of_row, model_of_frame};
-use crate::volume::SentSnapshot;
+use crate::tier::{RUN, Run, SPACE, Tier, base_of, chunks_of_row, model_of_frame, parse_run_key};
+use crate::volume::{self, SentSnapshot};
 
 /// The tables that travel, in the order in which their rows do.
 pub const TABLES: [Table; 4] = [Table::Inode, Table::Dirent, Table::Xattr, Table::Cmap];
@@ -268,7 +268,10 @@ impl<W: Write> Sender<'_, W> {
         if table == Table::Cmap {
             for name in chunks_of_row(&row)? {
                 if self.chunks.insert(name) && !has {
-                    self.chunk(&name)?;
+                    self.chunk(&name).map_err(|error| match error {
+                        Error::Corrupt(what) => self.damaged(&at.key, space, &row, &name, &what),
+                        error => error,
+                    })?;
                 }
             }
         }
@@ -294,6 +297,29 @@ impl<W: Write> Sender<'_, W> {
         self.out.record(&record)?;
         self.sent.chunks += 1;
         Ok(())
+    }
+
+    /// Says which file a damaged chunk belongs to.
+    fn damaged(&self, key: &[u8], space: u32, row: &[u8], name: &ChunkId, what: &str) -> Error {
+        let place = || {
+            let (ino, run) = parse_run_key(key)?;
+            let row = Run::decode(row)?;
+            let first = run.saturating_mul(RUN);
+            let mut indices = first..first.saturating_add(RUN);
+            let index = indices.find(|index| row.get(*index) == Some(*name));
+            let paths = volume::paths(&**self.tier.store())?;
+            let path = paths.get(&(ino + base_of(space))).cloned();
+            Ok::<_, Error>((path, ino, index.unwrap_or(first) * self.fs.chunk_size()))
+        };
+        let file = match place() {
+            Ok((Some(path), _, at)) => format!("{} from byte {at} on", path.display()),
+            Ok((None, ino, at)) => format!("inode {ino} from byte {at} on"),
+            Err(error) => format!("its file is not known: {error}"),
+        };
+        Error::Corrupt(format!(
+            "{file}: {what}. The stream ends here; write the same bytes anew, as `laconicfs import \
+             BACKUP STORE --checksum` does, or delete the snapshot, and send again"
+        ))
     }
 
     fn model(&mut self, hash: &blake3::Hash) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `laconicfs mount`: the volume of a store as a directory.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -206,9 +206,12 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
     options.parse(&loaded.config.mount.options)?;
     // Commands find the store by what the mount table shows.
     options.source = store.display().to_string();
-    let dir = mount_point(args)?;
+    let mut made = Made::default();
+    let dir = mount_point(args, &mut made)?;
     if !args.foreground {
-        return background(args, &store, &dir, json);
+        background(args, &store, &dir, json)?;
+        made.keep();
+        return Ok(());
     }
     let settings = settings(&loaded.config, &options);
     options.background = settings.budget()?.background;
@@ -222,7 +225,11 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
     let level = &service.loaded.config.log.level;
     if !args.tell_parent {
         logging::of_mount(level);
-        return daemon::serve(&service, || Ok(()), || true);
+        let ready = || {
+            made.keep();
+            true
+        };
+        return daemon::serve(&service, || Ok(()), ready);
     }
     daemon::leave_terminal();
     let log = logging::of_daemon(level);
@@ -231,7 +238,11 @@ fn try_run(args: &MountArgs, json: bool) -> Result<()> {
         Err(_) if service.options.volume.read_only => Ok(()),
         opened => opened.context("opening the log in the store"),
     };
-    daemon::serve(&service, opened, || tell(&Told::Ready))
+    let ready = || {
+        made.keep();
+        tell(&Told::Ready)
+    };
+    daemon::serve(&service, opened, ready)
 }
 
 /// Changes a mount in place. The store is the one that is mounted there,
@@ -278,9 +289,46 @@ fn settings(config: &Config, options: &MountOptions) -> Settings {
     settings
 }
 
+/// Folders made for a mount, the innermost last. Taken away again unless they
+/// are [kept](Made::keep): a mount that is refused leaves nothing.
+#[derive(Default)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Makes a folder and those above it that are missing.
+    fn make(&mut self, dir: &Path) -> std::io::Result<()> {
+        let missing =
+            |path: &&Path| !path.as_os_str().is_empty() && path.symlink_metadata().is_err();
+        let missing: Vec<&Path> = dir.ancestors().take_while(missing).collect();
+        for path in missing.into_iter().rev() {
+            match std::fs::create_dir(path) {
+                Ok(()) => self.0.push(path.to_owned()),
+                // Somebody was faster, and it is theirs; or `..` led back.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Says what is wrong with what was there before.
+        std::fs::create_dir_all(dir)
+    }
+
+    fn keep(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // What is no longer empty stays.
+        for dir in self.0.iter().rev() {
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+}
+
 /// Looks at what the mount room leaves to us: DIR may be made, and should be
 /// empty, or what is in it would be hidden.
-fn mount_point(args: &MountArgs) -> Result<PathBuf> {
+fn mount_point(args: &MountArgs, made: &mut Made) -> Result<PathBuf> {
     let shown = args.dir.display();
     // A mount point in use, a dead mount, a file: the mount room names them.
     let mounted = match crate::mount::resolve(&args.dir) {
@@ -288,7 +336,7 @@ fn mount_point(args: &MountArgs) -> Result<PathBuf> {
         Err(_) => false,
     };
     if args.create && !mounted {
-        std::fs::create_dir_all(&args.dir)
+        made.make(&args.dir)
             .map_err(|error| failure(Exit::Mount, format!("making {shown}: {error}")))?;
     }
     let nonempty = args
@@ -309,7 +357,7 @@ fn mount_point(args: &MountArgs) -> Result<PathBuf> {
         ));
     }
     crate::mount::resolve(&args.dir).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => failure(
+        ErrorKind::NotFound => failure(
             Exit::Mount,
             format!("the mount point {shown} does not exist: create it, or mount with --create"),
         ),

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use parking_lot::RwLock;
 
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::lm::mixer::Version;
 use crate::lm::model::Model;
 use crate::lm::{ChunkCoder, Payload};
@@ -232,18 +233,20 @@ impl Codec {
                 model: None,
             })
             .collect();
-        self.encode_wanted(&wanted)
+        self.encode_wanted(&wanted, &Interrupt::default())
     }
 
     /// The same among the codecs that each chunk's policy allows, with the model
-    /// that it names.
-    pub fn encode_wanted(&self, wanted: &[Wanted]) -> Vec<Result<Vec<u8>>> {
-        let mut frames: Vec<_> = wanted.iter().map(|wanted| self.choose(wanted)).collect();
+    /// that it names. [`Error::Interrupted`] for those that were not ready when
+    /// `interrupt` was raised.
+    pub fn encode_wanted(&self, wanted: &[Wanted], interrupt: &Interrupt) -> Vec<Result<Vec<u8>>> {
+        let choose = |wanted| self.choose(wanted, interrupt);
+        let mut frames: Vec<_> = wanted.iter().map(choose).collect();
         let made: Vec<usize> = (0..frames.len()).filter(|&i| frames[i].is_ok()).collect();
         let coded: Vec<Coded> = (made.iter())
             .filter_map(|&i| Some((frames[i].as_ref().ok()?.as_slice(), wanted[i].plain.len())))
             .collect();
-        let decoded = self.decode_many(&coded);
+        let decoded = self.decode_until(&coded, interrupt);
         for (i, decoded) in made.into_iter().zip(decoded) {
             match decoded {
                 Ok(plain) if plain == wanted[i].plain => {}
@@ -262,18 +265,21 @@ impl Codec {
     /// chunk that the kind cannot shrink comes back raw.
     pub fn encode_as(&self, kind: Option<Kind>, plain: &[u8]) -> Result<Vec<u8>> {
         match kind {
-            None => self.choose(&Wanted {
-                plain,
-                policy: Policy::Auto,
-                model: None,
-            }),
+            None => {
+                let wanted = Wanted {
+                    plain,
+                    policy: Policy::Auto,
+                    model: None,
+                };
+                self.choose(&wanted, &Interrupt::default())
+            }
             Some(Kind::Raw) => Ok(plain_frame(Kind::Raw, plain)),
             Some(Kind::Zstd) => Ok(zstd_or_raw(plain, COLD_LEVEL)),
             Some(kind @ (Kind::Mix | Kind::Lm)) => {
                 let coder = self.default_coder().ok_or_else(|| {
                     Error::Model("this codec needs a model, and there is none here".into())
                 })?;
-                let modelled = encode_modelled(&coder, kind, plain)?;
+                let modelled = encode_modelled(&coder, kind, plain, &Interrupt::default())?;
                 Ok(match modelled.len() <= plain.len() {
                     true => modelled,
                     false => plain_frame(Kind::Raw, plain),
@@ -284,7 +290,7 @@ impl Codec {
 
     /// The smallest frame that the policy allows. Under [`Policy::Auto`] the
     /// model must earn the time that it takes every reader.
-    fn choose(&self, wanted: &Wanted) -> Result<Vec<u8>> {
+    fn choose(&self, wanted: &Wanted, interrupt: &Interrupt) -> Result<Vec<u8>> {
         let Wanted {
             plain,
             policy,
@@ -299,6 +305,7 @@ impl Codec {
         if probe::is_hopeless(plain, fast.len()) {
             return Ok(fast);
         }
+        interrupt.check()?;
         let small = zstd_or_raw(plain, COLD_LEVEL);
         let coder = match model {
             _ if !policy.uses_model() => None,
@@ -312,11 +319,11 @@ impl Codec {
             return Ok(small);
         }
         let smaller = |a: Vec<u8>, b: Vec<u8>| if a.len() < b.len() { a } else { b };
-        let mix = encode_modelled(coder, Kind::Mix, plain)?;
+        let mix = encode_modelled(coder, Kind::Mix, plain, interrupt)?;
         if policy == Policy::Mix || !probe::worth_predicting(plain, small.len(), mix.len()) {
             return Ok(smaller(mix, small));
         }
-        let lm = encode_modelled(coder, Kind::Lm, plain)?;
+        let lm = encode_modelled(coder, Kind::Lm, plain, interrupt)?;
         let margin = match policy {
             Policy::Lm => 0,
             _ => self.margin.load(Ordering::Relaxed),
@@ -328,6 +335,10 @@ impl Codec {
     /// The plain bytes of a frame: exactly `plain_len` of them, or an error.
     /// The caller compares their hash with the chunk's name.
     pub fn decode(&self, frame: &[u8], plain_len: usize) -> Result<Vec<u8>> {
+        self.decode_one(frame, plain_len, &Interrupt::default())
+    }
+
+    fn decode_one(&self, frame: &[u8], plain_len: usize, interrupt: &Interrupt) -> Result<Vec<u8>> {
         let (kind, version) = read_first(frame)?;
         let body = &frame[1..];
         let plain = match kind {
@@ -344,7 +355,7 @@ impl Codec {
                     bytes,
                     plain_len,
                 };
-                coder.decode(payload, kind == Kind::Lm)?
+                coder.decode(payload, kind == Kind::Lm, interrupt)?
             }
         };
         if plain.len() != plain_len {
@@ -356,6 +367,10 @@ impl Codec {
     /// [`decode`](Self::decode) for several frames, each with its own result.
     /// Those that the model coded go through it side by side, which is faster.
     pub fn decode_many(&self, frames: &[Coded]) -> Vec<Result<Vec<u8>>> {
+        self.decode_until(frames, &Interrupt::default())
+    }
+
+    fn decode_until(&self, frames: &[Coded], interrupt: &Interrupt) -> Vec<Result<Vec<u8>>> {
         let mut plains: Vec<_> = frames.iter().map(|_| Ok(Vec::new())).collect();
         let mut rest: Vec<usize> = (0..frames.len()).collect();
         while let Some(&first) = rest.first() {
@@ -376,7 +391,7 @@ impl Codec {
             let Some((coder, wanted)) = name(first).and_then(|n| Some((self.coder(n).ok()?, n)))
             else {
                 let (frame, plain_len) = frames[first];
-                plains[first] = self.decode(frame, plain_len);
+                plains[first] = self.decode_one(frame, plain_len, interrupt);
                 rest.remove(0);
                 continue;
             };
@@ -387,7 +402,8 @@ impl Codec {
             let payloads: Vec<Payload> = (alike.iter())
                 .filter_map(|&i| Some(modelled(i)?.1))
                 .collect();
-            for (i, plain) in alike.into_iter().zip(coder.decode_many(&payloads)) {
+            let decoded = coder.decode_many(&payloads, interrupt);
+            for (i, plain) in alike.into_iter().zip(decoded) {
                 plains[i] = plain;
             }
         }
@@ -441,8 +457,13 @@ fn ambiguous() -> Error {
     Error::Model("two models have names that a chunk cannot tell apart; remove one of them".into())
 }
 
-fn encode_modelled(coder: &ChunkCoder, kind: Kind, plain: &[u8]) -> Result<Vec<u8>> {
-    let payload = coder.encode(plain, kind == Kind::Lm)?;
+fn encode_modelled(
+    coder: &ChunkCoder,
+    kind: Kind,
+    plain: &[u8],
+    interrupt: &Interrupt,
+) -> Result<Vec<u8>> {
+    let payload = coder.encode(plain, kind == Kind::Lm, interrupt)?;
     let first = first_byte(kind, coder.version());
     Ok(frame(first, &[&id_of(coder), &payload]))
 }

@@ -78,7 +78,10 @@ fn policies_bound_the_choice() {
             policy,
             model: None,
         };
-        codec.encode_wanted(&[wanted]).remove(0).unwrap()
+        codec
+            .encode_wanted(&[wanted], &Interrupt::default())
+            .remove(0)
+            .unwrap()
     };
     let kind = |policy| Kind::of(&coded(policy)).unwrap();
     assert_eq!(kind(Policy::None), Kind::Raw);
@@ -95,6 +98,45 @@ fn policies_bound_the_choice() {
     // A margin that nobody can reach keeps the model out, except where it is wanted.
     codec.set_margin(100);
     assert!(kind(Policy::Auto) != Kind::Lm);
+}
+
+/// Whenever the interrupt comes: the frame, or word that there is none; and the
+/// codec is as good as new afterwards.
+#[test]
+fn coding_can_be_interrupted() {
+    let codec = codec();
+    let plain = text(30_000);
+    for policy in [Policy::Mix, Policy::Lm] {
+        let wanted = [Wanted {
+            plain: &plain,
+            policy,
+            model: None,
+        }; 2];
+        let coded = |interrupt: &Interrupt| codec.encode_wanted(&wanted, interrupt);
+        let right = coded(&Interrupt::default()).remove(0).unwrap();
+        let raised = Interrupt::default();
+        raised.raise();
+        assert!(
+            (coded(&raised).iter()).all(|coded| matches!(coded, Err(Error::Interrupted))),
+            "{policy:?}"
+        );
+        for delay in 0..12 {
+            let interrupt = Interrupt::default();
+            let results = std::thread::scope(|scope| {
+                let results = scope.spawn(|| coded(&interrupt));
+                std::thread::sleep(std::time::Duration::from_millis(1 << delay));
+                interrupt.raise();
+                results.join().unwrap()
+            });
+            for result in results {
+                match result {
+                    Ok(frame) => assert_eq!(frame, right),
+                    Err(error) => assert!(matches!(error, Error::Interrupted), "{error}"),
+                }
+            }
+        }
+        assert_eq!(coded(&Interrupt::default()).remove(1).unwrap(), right);
+    }
 }
 
 #[test]
@@ -117,7 +159,8 @@ fn models_come_and_go() {
         policy: Policy::Lm,
         model: Some(second),
     };
-    assert!(codec.encode_wanted(&[unknown]).remove(0).is_err());
+    let coded = codec.encode_wanted(&[unknown], &Interrupt::default());
+    assert!(matches!(coded[..], [Err(Error::Model(_))]));
     codec.remove_model(first);
     assert!(codec.model().is_none());
     assert!(matches!(codec.decode(&frame, 900), Err(Error::Model(_))));

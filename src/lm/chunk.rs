@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::kernel::Distribution;
 
 use super::coder::{Decoder, Encoder};
@@ -117,59 +118,69 @@ impl ChunkCoder {
     }
 
     fn mixer(&self) -> Mixer {
-        let idle = self.mixers.lock().pop();
+        // Never waits here: a thread at idle priority may hold the lock.
+        let idle = self.mixers.try_lock().and_then(|mut idle| idle.pop());
         idle.unwrap_or_else(|| Mixer::new(self.start.clone(), self.vocabulary.clone()))
     }
 
     fn keep_mixer(&self, mixer: Mixer) {
-        let mut idle = self.mixers.lock();
-        if idle.len() < self.keep {
+        if let Some(mut idle) = self.mixers.try_lock()
+            && idle.len() < self.keep
+        {
             idle.push(mixer);
         }
     }
 
     /// A state of the model for so many lanes, at their beginning.
-    fn state(&self, lanes: usize) -> Result<State> {
-        let mut idle = self.states.lock();
-        // the one that wastes the least memory
-        let fits = (0..idle.len()).filter(|&i| idle[i].lanes() >= lanes);
-        let found = fits.min_by_key(|&i| idle[i].lanes());
-        let found = found.map(|i| idle.swap_remove(i));
-        drop(idle);
-        match found {
+    fn state(&self, lanes: usize, interrupt: &Interrupt) -> Result<State> {
+        let found = self.states.try_lock().and_then(|mut idle| {
+            // the one that wastes the least memory
+            let fits = (0..idle.len()).filter(|&i| idle[i].lanes() >= lanes);
+            let found = fits.min_by_key(|&i| idle[i].lanes());
+            found.map(|i| idle.swap_remove(i))
+        });
+        let mut state = match found {
             Some(mut state) => {
                 state.reset();
-                Ok(state)
+                state
             }
             // Today's encoder never writes more than `LANES`; others may have.
-            None => State::new(self.model.clone(), lanes.max(LANES)),
-        }
+            None => State::new(self.model.clone(), lanes.max(LANES))?,
+        };
+        state.heed(interrupt);
+        Ok(state)
     }
 
     fn keep_state(&self, state: State) {
-        let mut idle = self.states.lock();
-        if idle.len() < self.keep {
+        if let Some(mut idle) = self.states.try_lock()
+            && idle.len() < self.keep
+        {
             idle.push(state);
         }
     }
 
     /// The payload of a frame (see `docs/format.md`), with the predictions of
     /// the model or by the mixer alone.
-    pub fn encode(&self, plain: &[u8], with_model: bool) -> Result<Vec<u8>> {
+    pub fn encode(&self, plain: &[u8], with_model: bool, interrupt: &Interrupt) -> Result<Vec<u8>> {
         let mut mixer = self.mixer();
         let payload = match with_model {
-            true => self.encode_modelled(&mut mixer, plain)?,
-            false => encode_mix(&mut mixer, self.version(), plain),
+            true => self.encode_modelled(&mut mixer, plain, interrupt),
+            false => encode_mix(&mut mixer, self.version(), plain, interrupt),
         };
         self.keep_mixer(mixer);
-        Ok(payload)
+        payload
     }
 
     /// The inverse of [`encode`](Self::encode). Takes time and memory in
     /// proportion to `plain_len`, whatever the payload.
-    pub fn decode(&self, payload: Payload, with_model: bool) -> Result<Vec<u8>> {
+    pub fn decode(
+        &self,
+        payload: Payload,
+        with_model: bool,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<u8>> {
         if with_model {
-            let one = self.decode_many(&[payload]).pop();
+            let one = self.decode_many(&[payload], interrupt).pop();
             return one.unwrap_or(Err(Error::Invalid("no chunk to decode")));
         }
         let mut mixer = self.mixer();
@@ -178,15 +189,15 @@ impl ChunkCoder {
             bytes,
             plain_len,
         } = payload;
-        let plain = decode_mix(&mut mixer, version, bytes, plain_len)?;
+        let plain = decode_mix(&mut mixer, version, bytes, plain_len, interrupt);
         self.keep_mixer(mixer);
-        Ok(plain)
+        plain
     }
 
     /// Decodes chunks that were coded with the model, several side by
     /// side: that takes less time than one after another, since the model's
     /// weights are read once for all. Each has its own result.
-    pub fn decode_many(&self, chunks: &[Payload]) -> Vec<Result<Vec<u8>>> {
+    pub fn decode_many(&self, chunks: &[Payload], interrupt: &Interrupt) -> Vec<Result<Vec<u8>>> {
         let mut results: Vec<_> = chunks.iter().map(|_| Ok(Vec::new())).collect();
         let most = SIDE_BY_SIDE / State::lane_bytes(&self.model);
         let mut group = Vec::new();
@@ -206,7 +217,7 @@ impl ChunkCoder {
                 }
             };
             if lanes + head.lanes > most.clamp(LANES, MAX_LANES) && lanes > 0 {
-                self.decode_group(std::mem::take(&mut group), &mut results);
+                self.decode_group(std::mem::take(&mut group), &mut results, interrupt);
                 lanes = 0;
             }
             lanes += head.lanes;
@@ -223,15 +234,22 @@ impl ChunkCoder {
             });
         }
         if lanes > 0 {
-            self.decode_group(group, &mut results);
+            self.decode_group(group, &mut results, interrupt);
         }
         results
     }
 
-    fn decode_group(&self, mut group: Vec<Reading>, results: &mut [Result<Vec<u8>>]) {
-        let done = self.advance(&mut group).map_err(|error| error.to_string());
+    fn decode_group(
+        &self,
+        mut group: Vec<Reading>,
+        results: &mut [Result<Vec<u8>>],
+        interrupt: &Interrupt,
+    ) {
+        let done = self.advance(&mut group, interrupt);
+        let done = done.map_err(|error| error.to_string());
         for mut reading in group {
             results[reading.at] = match (&done, reading.damage.take()) {
+                (Err(_), _) if interrupt.is_raised() => Err(Error::Interrupted),
                 (Err(error), _) => Err(Error::Model(error.clone())),
                 (_, Some(damage)) => Err(damage),
                 _ => collect(&reading.mixer, reading.lengths.len(), reading.plain_len),
@@ -242,7 +260,7 @@ impl ChunkCoder {
 
     /// Decodes the tokens of all lanes of the chunks, at most [`MAX_LANES`] or
     /// those of one chunk.
-    fn advance(&self, group: &mut [Reading]) -> Result<()> {
+    fn advance(&self, group: &mut [Reading], interrupt: &Interrupt) -> Result<()> {
         // The longest lanes first: those that end are then the last ones. The
         // lanes of a chunk stay in their order, for they have it already.
         let mut lanes: Vec<(usize, usize, usize)> = Vec::new();
@@ -251,7 +269,7 @@ impl ChunkCoder {
             lanes.extend(all.map(|(lane, &len)| (len, chunk, lane)));
         }
         lanes.sort_by_key(|&(len, ..)| std::cmp::Reverse(len));
-        let mut state = self.state(lanes.len())?;
+        let mut state = self.state(lanes.len(), interrupt)?;
         let mut before = vec![self.vocabulary.start(); lanes.len()];
         for step in 0..lanes[0].0 {
             let active = lanes.partition_point(|&(len, ..)| len > step);
@@ -269,7 +287,12 @@ impl ChunkCoder {
         Ok(())
     }
 
-    fn encode_modelled(&self, mixer: &mut Mixer, plain: &[u8]) -> Result<Vec<u8>> {
+    fn encode_modelled(
+        &self,
+        mixer: &mut Mixer,
+        plain: &[u8],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<u8>> {
         let tokens = self.vocabulary.encode(plain);
         let count = tokens.len();
         let lanes = (count / LANE_TOKENS).clamp(1, LANES);
@@ -280,7 +303,7 @@ impl ChunkCoder {
 
         let mut payload = head.put();
         let mut coder = Encoder::default();
-        let mut state = self.state(lanes)?;
+        let mut state = self.state(lanes, interrupt)?;
         mixer.begin(&head, true);
         let whole = count / lanes;
         // All steps that all lanes have, then the odd last one.

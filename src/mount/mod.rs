@@ -1,10 +1,10 @@
 //! The FUSE adapter: requests to and from the volume. Thin, no logic.
 //!
-//! Two threads take requests from the kernel. What works on rows alone they
-//! answer themselves; a read or write that would have to wait for a disk, a
-//! decode or room in the write buffer goes with its reply to a worker. We see
-//! every change that is made to the volume, and so the kernel may keep names,
-//! attributes and pages for as long as it likes.
+//! One thread takes requests from the kernel. What works on rows alone it
+//! answers itself; what would have to wait for a disk, a decode or room in the
+//! write buffer goes with its reply to a worker. We see every change that is
+//! made to the volume, and so the kernel may keep names, attributes and pages
+//! for as long as it likes.
 
 mod adapter;
 mod convert;

@@ -156,7 +156,19 @@ impl Database {
         Self::open_files(directory)
     }
 
+    /// The same for what is left of a damaged one, whose own rows may be lost.
+    pub fn open_damaged(directory: &Path) -> Result<Self> {
+        match Self::open_files(directory) {
+            Err(Error::Corrupt(_)) => Self::open_with(directory, true),
+            opened => opened,
+        }
+    }
+
     fn open_files(directory: &Path) -> Result<Self> {
+        Self::open_with(directory, false)
+    }
+
+    fn open_with(directory: &Path, damaged: bool) -> Result<Self> {
         let data = data_file(directory);
         // sled would start with an empty one.
         if !data.is_file() {
@@ -166,9 +178,14 @@ impl Database {
             )));
         }
         let (config, db) = start(directory)?;
-        let format = guarded("reading the database", || db.get(FORMAT_ROW))?;
+        let own = |row: &[u8]| match guarded("reading the database", || db.get(row)) {
+            Err(Error::Corrupt(_)) if damaged => Ok(None),
+            found => found,
+        };
+        let format = own(FORMAT_ROW)?;
         let format = format.as_deref().map(<[u8; 4]>::try_from);
         match format {
+            None if damaged => {}
             Some(Ok(bytes)) if u32::from_be_bytes(bytes) <= FORMAT => {}
             Some(Ok(bytes)) => {
                 return Err(Error::NewerFormat {
@@ -184,13 +201,12 @@ impl Database {
                 )));
             }
         }
+        let stamp = own(STATE_ROW)?.and_then(|row| Stamp::decode(&row));
         let file = File::options()
             .read(true)
             .write(true)
             .open(&data)
             .map_err(Error::io(format!("opening {}", data.display())))?;
-        let stamp = guarded("reading the database", || db.get(STATE_ROW))?;
-        let stamp = stamp.and_then(|row| Stamp::decode(&row));
         let state = State {
             db: Some(db),
             config,

@@ -104,7 +104,10 @@ pub fn for_reading(
 ) -> Result<(Arc<Pair>, TempDir)> {
     // A crash may have come between two renames.
     let [db, old] = ["db", "db.old"].map(|name| root.join(name));
-    let there = if db.is_dir() { db } else { old };
+    let there = match !db.is_dir() && old.is_dir() {
+        true => old,
+        false => db,
+    };
     let copy = match there.is_dir() {
         true => private_copy(&there)?,
         false => tempfile::Builder::new()
@@ -155,7 +158,7 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
     let copy = there.is_dir().then(|| private_copy(there)).transpose()?;
     let mut kept = 0u64;
     let older = copy.as_ref().and_then(|copy| {
-        Database::open_private(&copy.path().join("db"))
+        Database::open_damaged(&copy.path().join("db"))
             .inspect_err(|error| missing.push(format!("the database cannot be read: {error}")))
             .ok()
     });
@@ -223,15 +226,59 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
     Ok(missing)
 }
 
-/// A key not far behind one at which rows cannot be read, from which on they
-/// can be.
+/// The first key behind one at which rows cannot be read from which on they
+/// can be, or one that is not far behind it.
 fn behind_damage(database: &Database, from: &[u8]) -> Option<Vec<u8>> {
-    (1..=from.len().min(16)).rev().find_map(|len| {
+    let readable = |key: &[u8]| database.page(key, 1).is_ok();
+    // A key that can be read, by steps that grow.
+    let behind = (1..=from.len().min(DIGITS)).rev().find_map(|len| {
         let (last, before) = from[..len].split_last()?;
         let next = [before, &[last.checked_add(1)?]].concat();
         // The table's byte is never the last there is.
-        database.page(&next, 1).is_ok().then_some(next)
-    })
+        readable(&next).then_some(next)
+    })?;
+    // Rows are lost by pages of the database, which are ranges of keys: back to
+    // where the page ends.
+    let (mut bad, mut good) = (digits(from), digits(&behind));
+    while let Some(middle) = between(&bad, &good) {
+        match readable(key_of(&middle)) {
+            true => good = middle,
+            false => bad = middle,
+        }
+    }
+    Some(key_of(&good).to_vec())
+}
+
+/// Bytes of a key that are looked at to find the end of a damage.
+const DIGITS: usize = 64;
+
+/// A key as a number.
+fn digits(key: &[u8]) -> [u8; DIGITS] {
+    let mut digits = [0; DIGITS];
+    let len = key.len().min(DIGITS);
+    digits[..len].copy_from_slice(&key[..len]);
+    digits
+}
+
+/// The shortest key of a number: the first of all that have it.
+fn key_of(digits: &[u8; DIGITS]) -> &[u8] {
+    let len = digits.iter().rposition(|&digit| digit != 0);
+    &digits[..len.map_or(0, |last| last + 1)]
+}
+
+/// The number half way between two, if there is one.
+fn between(low: &[u8; DIGITS], high: &[u8; DIGITS]) -> Option<[u8; DIGITS]> {
+    let mut middle = [0; DIGITS];
+    let mut carry = 0;
+    for at in (0..DIGITS).rev() {
+        let sum = u16::from(low[at]) + u16::from(high[at]) + carry;
+        (middle[at], carry) = (sum as u8, sum >> 8);
+    }
+    for digit in &mut middle {
+        let whole = carry << 8 | u16::from(*digit);
+        (*digit, carry) = ((whole / 2) as u8, whole % 2);
+    }
+    (middle > *low && middle < *high).then_some(middle)
 }
 
 /// Puts the salvaged rows in the place of the database. Returns what is known
@@ -279,6 +326,10 @@ fn settle(
     }
     let (why, epoch) = match seal {
         Seal::Broken { why, epoch } => (why.clone(), *epoch),
+        _ if !directory.is_dir() => {
+            let why = format!("the database {} is missing", root.join("db").display());
+            (why, 0)
+        }
         _ => {
             let fits = open(&directory).and_then(|database| {
                 let fit = examine(&database, survey, seal)?;

@@ -103,13 +103,12 @@ impl Seal {
         if directory.is_dir() && hash(directory)? == line.blake3 {
             return Ok(Seal::Whole);
         }
-        Ok(Seal::Broken {
-            why: format!(
-                "the database {} is not what it was when the store was closed",
-                directory.display()
-            ),
-            epoch,
-        })
+        let why = match directory.is_dir() {
+            true => "is not what it was when the store was closed",
+            false => "is missing",
+        };
+        let why = format!("the database {} {why}", directory.display());
+        Ok(Seal::Broken { why, epoch })
     }
 
     /// From now on the database may change.

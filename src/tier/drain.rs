@@ -1,26 +1,26 @@
 //! The drain: coding chunks as small as the codecs can, in the background.
 //!
 //! One thread leads: it takes chunks from the queue (`Pend`), reads them,
-//! hands them to coders, and appends what they return. The coders do nothing
-//! but compute, so that their idle priority never delays a lock that others
-//! wait for.
+//! hands them to [coders](super::jobs), and appends what they return. The
+//! coders do nothing but compute, and nobody waits for those at idle priority:
+//! when someone asks for a drain, or the volume is closed, what they have is
+//! called back, and the queue has it as before.
 
 use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::Scope;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-
-use crate::codec::{Kind, ModelId, TOGETHER, Wanted};
+use crate::codec::{Codec, Kind, ModelId, TOGETHER, Wanted};
 use crate::error::{Error, Result};
 use crate::store::{ChunkId, Class, Table};
 
 use super::commit::{Swap, now_ms};
 use super::handover::Demand;
+use super::jobs::{Coders, Jobs};
 use super::rows::{self, ChunkRow};
-use super::rules::{OwnLoad, Rest, Surroundings};
+use super::rules::{OwnLoad, Rest, Rules, Surroundings};
 use super::{Health, Plain, Shared, idle};
 
 /// How far a drain has come.
@@ -92,70 +92,90 @@ pub(super) struct Working {
 }
 
 /// A chunk to be coded.
-struct Job {
+pub(super) struct Job {
     name: ChunkId,
     row: ChunkRow,
     plain: Plain,
 }
 
-/// What became of it.
-struct Coded {
-    name: ChunkId,
-    row: ChunkRow,
-    /// The frame, and the model that was tried.
-    frame: Result<(Vec<u8>, Option<ModelId>)>,
-}
+/// The frame, and the model that was tried.
+pub(super) type Coded = Result<(Vec<u8>, Option<ModelId>)>;
+
+pub(super) type ChunkJobs = Jobs<Job, Coded>;
 
 pub(super) fn drain_loop(shared: &Arc<Shared>) {
-    std::thread::scope(|scope| Leader::new(shared, scope).lead());
+    Leader::new(shared).lead();
 }
 
-fn code_loop(shared: &Shared, jobs: &Receiver<Job>, results: &Sender<Coded>) {
-    while let Ok(first) = jobs.recv() {
-        if shared.drain.stopped() {
-            return;
+/// What a coder has. It knows nothing of the store, which may be closed and
+/// opened again before an idle thread comes to its end.
+struct Coder {
+    jobs: Arc<ChunkJobs>,
+    kind: Coders,
+    /// How many there are of its kind.
+    count: usize,
+    codec: Arc<Codec>,
+    rules: Rules,
+}
+
+impl Coder {
+    fn work(&self) {
+        if self.kind == Coders::Background {
+            idle::be_idle();
         }
-        // This coder's share of what waits: what was coded is decoded again to
-        // compare, and several chunks side by side take less time.
-        let share = (jobs.len() + 1).div_ceil(shared.coders()).min(TOGETHER);
-        let mut taken = vec![first];
-        taken.extend(jobs.try_iter().take(share - 1));
-        let begun = Instant::now();
-        let tried = shared.codec.model_id();
-        let wanted: Vec<Wanted> = (taken.iter())
-            .map(|job| Wanted {
-                plain: &job.plain,
-                policy: job.row.policy,
-                model: tried,
-            })
-            .collect();
-        // A coder that fails in an unforeseen way leaves the chunks as they
-        // are; it only read shared state.
-        let code = AssertUnwindSafe(|| shared.codec.encode_wanted(&wanted));
-        let frames = catch_unwind(code).unwrap_or_else(|_| {
-            let failed = || Err(Error::Other("the coder failed; please report this".into()));
-            wanted.iter().map(|_| failed()).collect()
-        });
-        for (job, frame) in taken.into_iter().zip(frames) {
-            let frame = frame.and_then(|frame| shared.compare(&job.name, &job.plain, frame));
-            let Job { name, row, .. } = job;
-            let model = tried.filter(|_| row.policy.uses_model());
-            let frame = frame.map(|frame| (frame, model));
-            if results.send(Coded { name, row, frame }).is_err() {
-                return;
+        // Several chunks side by side take less time: what was coded is decoded
+        // again to compare.
+        while let Some(taken) = self.jobs.take(self.kind, self.count, TOGETHER) {
+            let begun = Instant::now();
+            let tried = self.codec.model_id();
+            let wanted: Vec<Wanted> = (taken.jobs.iter())
+                .map(|(_, job)| Wanted {
+                    plain: &job.plain,
+                    policy: job.row.policy,
+                    model: tried,
+                })
+                .collect();
+            // A coder that fails in an unforeseen way leaves the chunks as they
+            // are; it only read shared state.
+            let code = AssertUnwindSafe(|| {
+                let frames = self.codec.encode_wanted(&wanted, &taken.interrupt);
+                let pairs = taken.jobs.iter().zip(frames);
+                let coded = pairs.map(|((_, job), frame)| self.checked(job, frame?, tried));
+                coded.collect::<Vec<Coded>>()
+            });
+            let coded = catch_unwind(code).unwrap_or_else(|_| {
+                let failed = || Err(Error::Other("the coder failed; please report this".into()));
+                wanted.iter().map(|_| failed()).collect()
+            });
+            for ((ticket, job), coded) in taken.jobs.into_iter().zip(coded) {
+                self.jobs.finish(ticket, job, coded);
+            }
+            // What is not its share of the time.
+            if self.kind == Coders::Background && !taken.interrupt.is_raised() {
+                self.jobs.breathe(self.rules.pause_after(begun.elapsed()));
             }
         }
-        shared.take_breath(begun.elapsed());
     }
+
+    fn checked(&self, job: &Job, frame: Vec<u8>, tried: Option<ModelId>) -> Coded {
+        compare(&self.codec, &job.name, &job.plain, &frame)?;
+        Ok((frame, tried.filter(|_| job.row.policy.uses_model())))
+    }
+}
+
+/// The codec has compared already. Where it is cheap, once more from outside,
+/// against the name that every reader will compare with.
+pub(super) fn compare(codec: &Codec, name: &ChunkId, plain: &[u8], frame: &[u8]) -> Result<()> {
+    if matches!(Kind::of(frame)?, Kind::Raw | Kind::Zstd) {
+        let decoded = codec.decode(frame, plain.len())?;
+        if ChunkId::of(&decoded) != *name {
+            return Err(Error::Corrupt("the new coding decodes wrongly".into()));
+        }
+    }
+    Ok(())
 }
 
 impl Shared {
-    /// Has a coder rest for what is not its share of the time, unless someone
-    /// waits.
-    fn take_breath(&self, worked: Duration) {
-        self.drain.breathe(self.options.rules.pause_after(worked));
-    }
-
     /// See [`Tier::pause_drain`](super::Tier::pause_drain).
     pub(super) fn pause_drain(&self, paused: bool) {
         self.working.lock().now.paused = paused;
@@ -189,18 +209,6 @@ impl Shared {
         }
     }
 
-    /// The codec has compared already. Where it is cheap, once more from
-    /// outside, against the name that every reader will compare with.
-    pub(super) fn compare(&self, name: &ChunkId, plain: &[u8], frame: Vec<u8>) -> Result<Vec<u8>> {
-        if matches!(Kind::of(&frame)?, Kind::Raw | Kind::Zstd) {
-            let decoded = self.codec.decode(&frame, plain.len())?;
-            if ChunkId::of(&decoded) != *name {
-                return Err(Error::Corrupt("the new coding decodes wrongly".into()));
-            }
-        }
-        Ok(frame)
-    }
-
     /// See [`Tier::drain`](super::Tier::drain).
     pub(super) fn drain(&self, progress: &mut dyn FnMut(&DrainProgress) -> bool) -> Result<()> {
         if self.options.read_only {
@@ -222,6 +230,7 @@ impl Shared {
             ..DrainProgress::default()
         };
         let demand = self.drain.ask(now_ms(), begun);
+        self.jobs.nudge();
         loop {
             let ended = self.drain.outcome(demand, REPORT);
             let go_on = progress(&self.drain.progress(|progress| *progress));
@@ -231,6 +240,7 @@ impl Shared {
             }
             if !go_on {
                 self.drain.withdraw(demand);
+                self.jobs.nudge();
                 return Ok(());
             }
         }
@@ -239,38 +249,13 @@ impl Shared {
     }
 }
 
-/// Coders and what is given to them; none are started before there is work.
-/// There are two pools, since a thread that has made itself idle may not take
-/// its ordinary priority back.
-struct Pool {
-    jobs: Sender<Job>,
-    queue: Receiver<Job>,
-    coders: usize,
-}
-
-impl Pool {
-    fn new() -> Pool {
-        let (jobs, queue) = unbounded();
-        Pool {
-            jobs,
-            queue,
-            coders: 0,
-        }
-    }
-}
-
 /// The thread that leads the coders.
-struct Leader<'scope, 'env> {
-    shared: &'env Shared,
-    scope: &'scope Scope<'scope, 'env>,
-    /// Works when nobody else wants the machine.
-    background: Pool,
-    /// Works for someone who waits.
-    awaited: Pool,
-    results: Receiver<Coded>,
-    reply: Sender<Coded>,
-    /// Chunks given to the coders.
-    busy: usize,
+struct Leader<'a> {
+    shared: &'a Shared,
+    jobs: &'a ChunkJobs,
+    /// Coders in the background and for those who wait; none are started before
+    /// there is work.
+    coders: [usize; 2],
     /// Chunks that no codec could take, or that are damaged: left as they are
     /// until the volume is opened again.
     failed: HashSet<ChunkId>,
@@ -288,17 +273,18 @@ struct Leader<'scope, 'env> {
     busy_since: Option<Instant>,
 }
 
-impl<'scope, 'env> Leader<'scope, 'env> {
-    fn new(shared: &'env Shared, scope: &'scope Scope<'scope, 'env>) -> Self {
-        let (reply, results) = unbounded();
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        self.jobs.close();
+    }
+}
+
+impl<'a> Leader<'a> {
+    fn new(shared: &'a Shared) -> Self {
         Self {
             shared,
-            scope,
-            background: Pool::new(),
-            awaited: Pool::new(),
-            results,
-            reply,
-            busy: 0,
+            jobs: &shared.jobs,
+            coders: [0; 2],
             failed: HashSet::new(),
             page: VecDeque::new(),
             from: Vec::new(),
@@ -322,9 +308,12 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         let now = Instant::now();
         if self.asked.is_none_or(|asked| now - asked > ASK) {
             self.asked = Some(now);
-            let own = self
-                .own_load
-                .note(now, self.busy.min(self.background.coders));
+            let own = self.own_load.note(
+                now,
+                self.jobs
+                    .busy()
+                    .min(self.coders[Coders::Background as usize]),
+            );
             let rules = &self.shared.options.rules;
             self.forbidden = rules.forbid(&Surroundings::look(), own);
         }
@@ -338,7 +327,7 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         if let Some(since) = self.busy_since.take() {
             working.now.worked += now - since;
         }
-        if self.busy > 0 {
+        if self.jobs.busy() > 0 {
             self.busy_since = Some(now);
         }
         working.now.rest = rest;
@@ -374,6 +363,10 @@ impl<'scope, 'env> Leader<'scope, 'env> {
     /// how long the next chunk in the queue will stay quiet.
     fn pass(&mut self, demand: Option<Demand>) -> Result<Option<Duration>> {
         let quiet = self.shared.options.rules.quiet.as_millis() as u64;
+        let coders = match demand {
+            Some(_) => Coders::Awaited,
+            None => Coders::Background,
+        };
         let mut next = None;
         let mut outcome = Ok(());
         let rest = loop {
@@ -381,19 +374,29 @@ impl<'scope, 'env> Leader<'scope, 'env> {
                 Some(demand) => demand.upto,
                 None => now_ms().saturating_sub(quiet),
             };
-            // When one thing fails, no more is begun, but what the coders have
-            // is waited for.
-            let stop = outcome.is_err()
-                || self.shared.drain.stopped()
-                || (demand.is_some() && self.shared.drain.demand() != demand);
+            // What is wanted has changed: the coders' chunks stay in the queue.
+            if self.shared.drain.stopped() || self.shared.drain.demand() != demand {
+                for (job, coded) in self.jobs.call_back() {
+                    let taken = self.take(job, coded);
+                    outcome = outcome.and(taken);
+                }
+                break None;
+            }
             let rest = match demand {
                 Some(_) => None,
                 None => self.may_not(),
             };
-            let stop = stop || rest.is_some();
-            while !stop && self.busy < self.most_busy() {
+            // When one thing fails, no more is begun, but what the coders have
+            // is waited for.
+            let stop = outcome.is_err() || rest.is_some();
+            while !stop && self.jobs.busy() < self.most_busy() {
                 match self.next_job(upto) {
-                    Ok(Next::Job(job)) => self.give(*job, demand.is_some()),
+                    Ok(Next::Job(job)) => {
+                        if let Err(error) = self.give(*job, coders) {
+                            outcome = Err(error);
+                            break;
+                        }
+                    }
                     Ok(Next::At(time)) => {
                         let due = time.saturating_add(quiet).saturating_sub(now_ms());
                         next = Some(Duration::from_millis(due));
@@ -406,22 +409,16 @@ impl<'scope, 'env> Leader<'scope, 'env> {
                     }
                 }
             }
-            if self.busy == 0 {
+            if self.jobs.busy() == 0 {
                 break rest;
             }
             self.say(None);
             if self.collected.elapsed() > LOOK {
                 self.collect();
             }
-            match self.results.recv_timeout(REPORT) {
-                Ok(coded) => {
-                    self.busy -= 1;
-                    let taken = self.take(coded);
-                    outcome = outcome.and(taken);
-                }
-                // The coders leave without a word when they are told to stop.
-                Err(RecvTimeoutError::Timeout) if self.shared.drain.stopped() => break rest,
-                Err(_) => {}
+            if let Some((job, coded)) = self.jobs.result(REPORT) {
+                let taken = self.take(job, coded);
+                outcome = outcome.and(taken);
             }
         };
         let rest = match (&outcome, rest, next) {
@@ -489,7 +486,7 @@ impl<'scope, 'env> Leader<'scope, 'env> {
     /// bound of memory, and never fewer than two.
     fn most_busy(&self) -> usize {
         let group = (GROUP_BYTES / self.shared.options.chunk_size).clamp(1, TOGETHER);
-        2 * group * self.background.coders.max(self.awaited.coders).max(1)
+        2 * group * self.coders[0].max(self.coders[1]).max(1)
     }
 
     fn fail(&mut self, name: ChunkId) {
@@ -499,32 +496,37 @@ impl<'scope, 'env> Leader<'scope, 'env> {
         });
     }
 
-    /// Has a job done, in the background or for someone who waits.
-    fn give(&mut self, job: Job, awaited: bool) {
-        let pool = match awaited {
-            true => &mut self.awaited,
-            false => &mut self.background,
-        };
-        while pool.coders < self.shared.coders() {
-            let (shared, queue, reply) = (self.shared, pool.queue.clone(), self.reply.clone());
-            self.scope.spawn(move || {
-                if !awaited {
-                    idle::be_idle();
-                }
-                code_loop(shared, &queue, &reply);
-            });
-            pool.coders += 1;
+    /// Has a job done.
+    fn give(&mut self, job: Job, kind: Coders) -> Result<()> {
+        let wanted = self.shared.coders();
+        while self.coders[kind as usize] < wanted {
+            let coder = Coder {
+                jobs: self.shared.jobs.clone(),
+                kind,
+                count: wanted,
+                codec: self.shared.codec.clone(),
+                rules: self.shared.options.rules.clone(),
+            };
+            let name = match kind {
+                Coders::Background => "code-idle",
+                Coders::Awaited => "code",
+            };
+            let thread = thread::Builder::new().name(name.into());
+            match thread.spawn(move || coder.work()) {
+                Ok(_) => self.coders[kind as usize] += 1,
+                // Fewer do as well.
+                Err(_) if self.coders[kind as usize] > 0 => break,
+                Err(error) => return Err(Error::io("starting a thread that codes")(error)),
+            }
         }
-        // The leader holds a receiver, so the channel is open.
-        if pool.jobs.send(job).is_ok() {
-            self.busy += 1;
-        }
+        self.jobs.give(kind, job);
+        Ok(())
     }
 
     /// Appends what a coder made and has the chunk's row point at it.
-    fn take(&mut self, coded: Coded) -> Result<()> {
-        let Coded { name, row, frame } = coded;
-        let (frame, model) = match frame {
+    fn take(&mut self, job: Job, coded: Coded) -> Result<()> {
+        let Job { name, row, .. } = job;
+        let (frame, model) = match coded {
             Ok(coded) => coded,
             Err(error) => {
                 log::error!("chunk {name} could not be coded and stays as it is: {error}");

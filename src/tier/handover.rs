@@ -164,15 +164,6 @@ impl<M: Monitor<State>> Handover<M> {
         self.monitor.ring();
     }
 
-    /// Lets a coder rest, unless someone waits.
-    pub fn breathe(&self, within: Duration) {
-        if !within.is_zero() {
-            self.monitor.wait(within, |state| {
-                (state.stop || state.demand.is_some()).then_some(())
-            });
-        }
-    }
-
     /// Waits for a demand or the end; with `heed`, also for something new in
     /// the queue.
     pub fn rest(&self, within: Duration, heed: bool) {
@@ -184,7 +175,7 @@ impl<M: Monitor<State>> Handover<M> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use shuttle::rand::Rng;
     use shuttle::sync::atomic::{AtomicU64, Ordering};
     use shuttle::{sync, thread};
@@ -193,7 +184,7 @@ mod tests {
 
     /// The monitor of threads whose schedule is tried out. Time stands still:
     /// whoever is never woken waits for ever, which is found.
-    struct Scheduled<T> {
+    pub(in super::super) struct Scheduled<T> {
         value: sync::Mutex<T>,
         bell: sync::Condvar,
     }

@@ -30,6 +30,7 @@ mod drain;
 mod frames;
 mod handover;
 mod idle;
+mod jobs;
 mod ledger;
 mod op;
 mod overlay;
@@ -54,6 +55,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::codec::{Codec, Policy};
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::store::{ChunkId, Space, Store, Table};
 
 pub use check::{Check, check};
@@ -246,6 +248,9 @@ struct Shared {
     /// while logs are collected, by one thread at a time.
     stuck: Mutex<HashMap<u64, u64>>,
     drain: handover::Handover,
+    jobs: Arc<drain::ChunkJobs>,
+    /// Raised when the tier is closed.
+    closing: Interrupt,
     /// What the drain does.
     working: Mutex<drain::Working>,
     /// One drain on demand at a time.
@@ -304,6 +309,8 @@ impl Tier {
             decoders: read::Decoders::new(options.decoders),
             ahead: read::Pool::new(options.decode_threads),
             drain: handover::Handover::new(),
+            jobs: Arc::new(jobs::Jobs::new()),
+            closing: Interrupt::default(),
             working: Mutex::default(),
             demand: Mutex::default(),
             recoding: Mutex::default(),
@@ -510,10 +517,11 @@ impl Tier {
     pub fn close(&self) -> Result<()> {
         let shared = &self.shared;
         let closed = shared.state.lock().health == Health::Closed;
-        // What was written is safe before the drain's threads end: a coder
-        // may need seconds for the chunk that it has begun.
+        // What was written is safe before anything else.
         let mut result = if closed { Ok(()) } else { shared.sync() };
+        shared.closing.raise();
         shared.drain.stop();
+        shared.jobs.nudge();
         if let Some(drain) = self.drain.lock().take() {
             // The panic of a thread has been printed; what was acknowledged
             // is in the store either way.

@@ -13,6 +13,7 @@ use crate::parallel;
 use crate::store::{ChunkId, Class, Table};
 
 use super::commit::Swap;
+use super::drain::compare;
 use super::rows::{self, ChunkRow, Run};
 use super::{Health, Shared, Tier};
 
@@ -239,7 +240,7 @@ impl Shared {
                 for (name, (policy, outcome)) in some.iter().zip(outcomes) {
                     self.note_outcome(*name, policy, outcome, now)?;
                 }
-                if self.drain.stopped() || !progress(now) {
+                if self.closing.is_raised() || !progress(now) {
                     now.interrupted = true;
                     return Ok(false);
                 }
@@ -280,9 +281,9 @@ impl Shared {
             policy,
             model: wanted,
         };
-        let frame = self.codec.encode_wanted(&[wanted_of]).pop();
+        let frame = self.codec.encode_wanted(&[wanted_of], &self.closing).pop();
         let frame = frame.unwrap_or_else(|| Err(Error::Other("nothing was coded".into())))?;
-        let frame = self.compare(name, &plain, frame)?;
+        compare(&self.codec, name, &plain, &frame)?;
         Ok(Outcome::Coded(row, frame, wanted))
     }
 
@@ -301,8 +302,9 @@ impl Shared {
             }
             Ok(Outcome::Noted(row, model)) => (row, None, model),
             Ok(Outcome::Coded(row, frame, model)) => (row, Some(frame), model),
-            // Its file was changed meanwhile: no longer what was asked for.
-            Err(Error::Stale) => return Ok(()),
+            // Its file was changed meanwhile: no longer what was asked for. Or
+            // the volume is being closed.
+            Err(Error::Stale | Error::Interrupted) => return Ok(()),
             Err(error @ (Error::Corrupt(_) | Error::Model(_))) => {
                 log::error!("chunk {name} stays as it is: {error}");
                 now.chunks_failed += 1;

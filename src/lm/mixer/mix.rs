@@ -5,26 +5,38 @@ use std::sync::Arc;
 use super::head::{Head, corrupt};
 use super::{Mixer, Version};
 use crate::error::Result;
+use crate::interrupt::Interrupt;
 use crate::lm::coder::{Decoder, Encoder};
 use crate::lm::vocabulary::Vocabulary;
+
+/// Tokens between two looks at the interrupt: a millisecond or so.
+const ASK_EVERY: usize = 256;
 
 /// Codes a chunk in one lane. The payload is described in docs/format-mix.md;
 /// it is a function of the bytes, the version, the vocabulary and the mixer's
 /// start.
-pub fn encode_mix(mixer: &mut Mixer, version: Version, plain: &[u8]) -> Vec<u8> {
+pub fn encode_mix(
+    mixer: &mut Mixer,
+    version: Version,
+    plain: &[u8],
+    interrupt: &Interrupt,
+) -> Result<Vec<u8>> {
     let tokens = mixer.vocabulary().clone().encode(plain);
     let head = Head::new(version, plain, tokens.len(), 1);
     let mut out = head.put();
     if tokens.is_empty() {
-        return out;
+        return Ok(out);
     }
     mixer.begin(&head, false);
     let mut coder = Encoder::default();
-    for &token in &tokens {
-        mixer.code(0, token, None, &mut coder);
+    for some in tokens.chunks(ASK_EVERY) {
+        interrupt.check()?;
+        for &token in some {
+            mixer.code(0, token, None, &mut coder);
+        }
     }
     out.extend(coder.finish());
-    out
+    Ok(out)
 }
 
 /// The chunk of `plain_len` bytes that [`encode_mix`] made `payload` of.
@@ -35,6 +47,7 @@ pub fn decode_mix(
     version: Version,
     payload: &[u8],
     plain_len: usize,
+    interrupt: &Interrupt,
 ) -> Result<Vec<u8>> {
     let Some((head, coded)) = Head::take(version, payload, plain_len)? else {
         return Ok(Vec::new());
@@ -44,6 +57,9 @@ pub fn decode_mix(
     let mut coder = Decoder::new(coded);
     let mut room = Room::new(mixer, plain_len);
     for step in 0..lengths[0] {
+        if step % ASK_EVERY == 0 {
+            interrupt.check()?;
+        }
         for (lane, _) in lengths.iter().enumerate().filter(|l| step < *l.1) {
             room.take(mixer.code(lane, 0, None, &mut coder))?;
         }

@@ -5,11 +5,20 @@ use proptest::prelude::*;
 use super::tables::hash;
 use super::v0::Learned as Older;
 use super::*;
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::lm::coder::{Cost, Decoder, Encoder};
 use crate::lm::vocabulary::tests::small;
 
 const VERSIONS: [Version; 2] = Version::ALL;
+
+fn encode_mix(m: &mut Mixer, version: Version, plain: &[u8]) -> Vec<u8> {
+    super::encode_mix(m, version, plain, &Interrupt::default()).unwrap()
+}
+
+fn decode_mix(m: &mut Mixer, version: Version, payload: &[u8], len: usize) -> Result<Vec<u8>> {
+    super::decode_mix(m, version, payload, len, &Interrupt::default())
+}
 
 fn mixer() -> Mixer {
     Mixer::new(MixerStart::Untrained, Arc::new(small()))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::file::{Gains, Heads, Layer, Model, TURN, Weights};
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::kernel::{
     self, Aligned, Arithmetic, Attention, BLOCK, Distribution, GateScales, HeadScales, INPUTS,
     LOG2_E, Norm, PlainHead, Scale, Window,
@@ -40,6 +41,7 @@ pub struct State {
     buffers: Buffers,
     projected: Projected,
     attention: Attention,
+    interrupt: Interrupt,
     /// The largest value of the residual stream so far, if anybody asked.
     peak: Option<i32>,
 }
@@ -148,6 +150,7 @@ impl State {
             buffers,
             projected,
             attention: Attention::new(s.window, s.heads / s.kv_heads, s.head_dim),
+            interrupt: Interrupt::default(),
             peak: None,
             model,
             weights,
@@ -177,6 +180,12 @@ impl State {
     pub fn reset(&mut self) {
         self.position = 0;
         self.active = self.lanes;
+    }
+
+    /// From now on [`predict`](State::predict) stops with
+    /// [`Error::Interrupted`] soon after this is raised.
+    pub fn heed(&mut self, interrupt: &Interrupt) {
+        self.interrupt = interrupt.clone();
     }
 
     /// The most lanes that it can take.
@@ -241,6 +250,7 @@ impl State {
             self.rotations(tokens.len() / lanes);
             self.embed(tokens);
             for layer in 0..self.model.shape().layers {
+                self.interrupt.check()?;
                 self.attention_block(layer, lanes, tokens.len());
                 self.see_peak(tokens.len());
                 self.mlp_block(layer, tokens.len());
@@ -248,6 +258,7 @@ impl State {
             }
             let mut first = 0;
             while first < tokens.len() {
+                self.interrupt.check()?;
                 let rows = HEAD_ROWS.min(tokens.len() - first);
                 self.head(first, rows, |row, distribution| {
                     sink(block * at_once + row / lanes, row % lanes, distribution);

@@ -311,6 +311,69 @@ fn quiet_chunks_become_cold_by_themselves() {
     assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
 }
 
+/// Does something that must end. The bound finds what hangs; it measures nothing.
+fn ends<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let (said, heard) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || said.send(act()));
+    let ended = heard.recv_timeout(Duration::from_secs(300));
+    ended.unwrap_or_else(|_| panic!("{what} hangs"))
+}
+
+/// A coder in the background that takes a chunk and gets no time any more:
+/// nobody waits for it, and what it returns in the end counts for nothing.
+#[test]
+fn nobody_waits_for_a_coder_that_gets_no_time() {
+    let store = memory();
+    let options = Options {
+        rules: after(Duration::ZERO),
+        drain_threads: 1,
+        ..options()
+    };
+    let tier = Tier::open(store.clone(), Arc::default(), options).unwrap();
+    let jobs = tier.shared.jobs.clone();
+    let mut written = 0;
+    // Beside the tier's own coder, which may be faster.
+    let mut hold = || {
+        let jobs = jobs.clone();
+        let holder =
+            std::thread::spawn(move || jobs.take(jobs::Coders::Background, usize::MAX, 1).unwrap());
+        while !holder.is_finished() {
+            write(&tier, 1, written, &text(written, CHUNK)).unwrap();
+            tier.sync().unwrap();
+            written += CHUNK as u64;
+        }
+        holder.join().unwrap()
+    };
+
+    let first = hold();
+    let drained = tier.clone();
+    ends("drain", move || drained.drain(&mut |_| true)).unwrap();
+    assert!(first.interrupt.is_raised());
+    assert_eq!(tier.stats().unwrap().queue, 0);
+    let before = store.scan(Table::Chunk, &[], None, 10_000).unwrap();
+    for (ticket, job) in first.jobs {
+        jobs.finish(ticket, job, Ok((b"anything".to_vec(), None)));
+    }
+    tier.drain(&mut |_| true).unwrap();
+    assert_eq!(store.scan(Table::Chunk, &[], None, 10_000).unwrap(), before);
+
+    let second = hold();
+    let closed = tier.clone();
+    ends("close", move || closed.close()).unwrap();
+    assert!(second.interrupt.is_raised());
+    assert!(jobs.take(jobs::Coders::Background, 1, 1).is_none());
+    drop(tier);
+    assert_eq!(check(&*store).unwrap().problems, Vec::<String>::new());
+    // What it had is where it was.
+    let tier = open(&store);
+    assert!(tier.stats().unwrap().queue > 0);
+    tier.drain(&mut |_| true).unwrap();
+    assert_eq!(tier.stats().unwrap().queue, 0);
+    for at in (0..written).step_by(CHUNK) {
+        assert_eq!(tier.read(1, at, CHUNK).unwrap(), text(at, CHUNK));
+    }
+}
+
 #[test]
 fn a_drain_can_be_stopped() {
     let store = memory();
