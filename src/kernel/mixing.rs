@@ -108,7 +108,7 @@ pub trait Mixing: Copy {
     fn claim(self, slot: &mut Slot, check: u16, known: bool) -> Slot {
         let keep = 0u16.wrapping_sub(u16::from(known));
         for v in slot.iter_mut() {
-            *v = *v & keep | FRESH & !keep;
+            *v = (*v & keep) | (FRESH & !keep);
         }
         slot[0] = check;
         *slot
@@ -119,7 +119,7 @@ pub trait Mixing: Copy {
     fn children(self, slots: &Slots, node: usize) -> Sisters {
         let mut out = Sisters([0; CONTEXTS]);
         for (o, slot) in out.0.iter_mut().zip(&slots.0) {
-            let at = 2 * node & 14;
+            let at = (2 * node) & 14;
             *o = u32::from(slot[at]) | u32::from(slot[at + 1]) << 16;
         }
         out
@@ -150,7 +150,7 @@ pub trait Mixing: Copy {
         for (j, map) in maps.of.iter().enumerate() {
             let v = nodes.0[j];
             let (p, n) = (tables.stretch[usize::from(v >> 4)], v & 15);
-            let cell = n * 32 + ((p * 7 >> 11) + 16) as u16;
+            let cell = n * 32 + (((p * 7) >> 11) + 16) as u16;
             let was = map[usize::from(cell) % CELLS];
             let meant = tables.stretch[usize::from(was >> 4)];
             (cells.0[j], found.0[j]) = (cell, was);
@@ -199,6 +199,7 @@ pub trait Mixing: Copy {
 
     /// Has rows of weights learn from the errors of their sums. `target` is the
     /// bit in 1/65536, `rate` less than 2^12.
+    #[allow(clippy::too_many_arguments)]
     #[inline(always)]
     fn learn(
         self,

@@ -27,7 +27,7 @@ impl Width {
                 Some("avx2" | "avxvnni") => 2,
                 _ => usize::MAX,
             };
-            let widest = Width::all().into_iter().take(most).last();
+            let widest = Width::all().into_iter().take(most).next_back();
             widest.unwrap_or(Width::Base)
         })
     }

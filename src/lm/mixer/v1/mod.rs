@@ -142,7 +142,8 @@ impl Mixer {
         }
     }
 
-    /// One token.
+    /// One token. Some loops run over several arrays at once, by index.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn decide<F: Foresight>(
         &mut self,
