@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A second decoder of `lm` and `mix` chunks, written from docs/codec.md alone.
+"""A second decoder of `lm` and `mix` chunks, after docs/codec.md.
 
     tests/second_decoder.py MODEL FRAME LENGTH     the plain bytes of a frame
     tests/second_decoder.py MODEL FILE             those of a coded file (docs/format-coded.md)
     tests/second_decoder.py                        decodes the golden frames
 
-It shares nothing with the first one but the documents, so that where both agree
-the documents are enough. Slow: some hundred tokens a second at best. Wants numpy,
+It shares no code with the first one, only the documents: that both agree says that
+these are right. Slow: some hundred tokens a second at best. Wants numpy,
 and zstandard or the program `zstd`. Where those are missing, the last form says
 so and passes.
 """
