@@ -151,7 +151,8 @@ impl Tree for Plain {
             size: found.st_size as u64,
             atime: time(found.st_atime, found.st_atime_nsec),
             mtime: time(found.st_mtime, found.st_mtime_nsec),
-            nlink: found.st_nlink,
+            #[allow(clippy::useless_conversion)] // 32 bits on aarch64
+            nlink: found.st_nlink.into(),
             id: (found.st_dev, found.st_ino),
         }))
     }

@@ -12,6 +12,8 @@ mod avx2;
 mod avx512;
 mod distribution;
 mod memory;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod number;
 mod pack;
 mod scalar;
@@ -128,6 +130,7 @@ pub struct Attention {
     scores: Aligned<i32>,
     weights: Aligned<u16>,
     /// The weights in bytes, for kernels that want them so.
+    #[cfg(target_arch = "x86_64")]
     bytes: Aligned<u8>,
     stride: usize,
     limit: u32,
@@ -143,6 +146,7 @@ impl Attention {
             values: Aligned::new(stride),
             scores: Aligned::new(stride * queries),
             weights: Aligned::new(stride * queries),
+            #[cfg(target_arch = "x86_64")]
             bytes: Aligned::new(2 * stride * queries),
             stride,
             limit: steps::weight_bits(window),
@@ -395,11 +399,16 @@ arithmetic!(
     avx512::Vnni,
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2"
 );
+#[cfg(target_arch = "aarch64")]
+arithmetic!(NeonKernel, "neon", neon::Neon, "neon");
+#[cfg(target_arch = "aarch64")]
+arithmetic!(DotprodKernel, "dotprod", neon::Dotprod, "neon,dotprod");
 
 /// The kernels that this processor can run, the best one last.
 pub fn available() -> &'static [&'static dyn Arithmetic] {
     static LIST: OnceLock<Vec<&'static dyn Arithmetic>> = OnceLock::new();
     LIST.get_or_init(|| {
+        #[allow(unused_mut)] // processors without any other kernel
         let mut list: Vec<&'static dyn Arithmetic> = vec![&ScalarKernel];
         #[cfg(target_arch = "x86_64")]
         {
@@ -415,12 +424,19 @@ pub fn available() -> &'static [&'static dyn Arithmetic] {
             list.extend(has(avx512, &Avx512Kernel));
             list.extend(has(avx512 && amx::available(), &AmxKernel));
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            list.push(&NeonKernel); // NEON belongs to the target
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                list.push(&DotprodKernel);
+            }
+        }
         list
     })
 }
 
 /// The names that `LACONICFS_KERNEL` may have.
-const NAMES: [&str; 4] = ["scalar", "avx2", "avx512", "amx"];
+const NAMES: [&str; 6] = ["scalar", "avx2", "avx512", "amx", "neon", "dotprod"];
 
 /// The kernel of a name.
 pub fn named(name: &str) -> Result<&'static dyn Arithmetic> {

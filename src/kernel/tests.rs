@@ -226,6 +226,14 @@ fn a_kernel_that_is_not_there_is_refused_with_those_that_are() {
     assert_eq!(refusal("scalar"), None);
     for name in NAMES {
         let there = available().iter().any(|k| k.name() == name);
+        println!(
+            "kernel {name}: {}",
+            if there {
+                "tested"
+            } else {
+                "skipped, this processor cannot run it"
+            }
+        );
         assert_eq!(refusal(name).is_none(), there, "{name}");
     }
 }

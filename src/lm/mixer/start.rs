@@ -79,8 +79,11 @@ fn write<L: Learned>(learned: &L, out: &mut Vec<u8>) {
     let mut plain = plain.into_iter();
     let (mut low, mut high) = (Vec::new(), Vec::new());
     learned.clone().visit(&mut |v, dropped| {
-        let difference = v - plain.next().unwrap_or(0);
-        let rounded = (difference + ((1 << dropped) >> 1)) >> dropped;
+        let untrained = plain.next().unwrap_or(0);
+        let mut rounded = (v - untrained + ((1 << dropped) >> 1)) >> dropped;
+        if v <= 32767 && untrained + (rounded << dropped) > 32767 && dropped == WEIGHTS {
+            rounded -= 1; // a weight of 16 bits would change its sign
+        }
         let [l, h] = (rounded.clamp(-32768, 32767) as i16).to_le_bytes();
         low.push(l);
         high.push(h);

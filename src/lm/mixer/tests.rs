@@ -313,6 +313,28 @@ fn starts_come_back() {
     }
 }
 
+/// The stored form, which rounds, does not change the sign of a weight.
+#[test]
+fn weights_at_their_bound_stay_there() {
+    let mut most = Newest::untrained();
+    let is_weight = |dropped| dropped == start::WEIGHTS;
+    most.visit(&mut |v, dropped| if is_weight(dropped) { 32767 } else { v });
+    let start = MixerStart::V1(Arc::new(Start {
+        blind: most,
+        live: Newest::untrained(),
+    }));
+    let read = MixerStart::from_bytes(&start.to_bytes().unwrap()).unwrap();
+    let mut weights = 0;
+    read.v1().blind.clone().visit(&mut |v, dropped| {
+        if is_weight(dropped) {
+            assert!((32752..=32767).contains(&v), "{v}");
+            weights += 1;
+        }
+        v
+    });
+    assert_eq!(weights, 4720 * 64 + 472 * 6);
+}
+
 /// A section of version 0 alone, as models had it: its chunks are still read
 /// with it, and new ones are coded with it as well.
 #[test]
