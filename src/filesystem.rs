@@ -217,12 +217,19 @@ impl FileSystem {
         let store: Arc<dyn Store> = dir.store();
         let chunk_size = dir.properties().chunk_size as usize;
         let bare = store.scan(Table::Inode, &[], None, 1)?.is_empty();
-        if bare && store.scan(Table::Dirent, &[], None, 1)?.is_empty() {
+        let bare = bare && store.scan(Table::Dirent, &[], None, 1)?.is_empty();
+        // Some of these were deleted, and some have lost their rows: who knows.
+        if bare || !missing.is_empty() {
             let files = volume::adopt(&*store, &codec, chunk_size)?;
-            missing.push(format!(
-                "all names, owners and times are lost; {files} chunks of files were found in the \
-                 value logs and are in /lost+found"
-            ));
+            let found = format!(
+                "{files} chunks that no file names were found in the value logs and are in \
+                 /lost+found"
+            );
+            match bare {
+                true => missing.push(format!("all names, owners and times are lost; {found}")),
+                false if files > 0 => corrected.push(found),
+                false => {}
+            }
         }
         corrected.extend(volume::repair(&*store, chunk_size as u64)?);
         let threads = crate::parallel::available();

@@ -168,6 +168,11 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
         let stamp = database.stamp();
         (stamp.epoch > 0 && database.digest().ok()? == stamp.digest).then_some(stamp.epoch)
     });
+    // The last commit that there was, if that is known.
+    let last = match Seal::look(root, there)? {
+        Seal::Broken { epoch, .. } => epoch,
+        Seal::Whole | Seal::Missing => 0,
+    };
     let mut unreadable = None;
     let lost = rebuild::salvage(fresh, &survey, sound, |put| {
         let Some(database) = &older else {
@@ -201,6 +206,11 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
             }
         }
     })?;
+    let newest = last.max(survey.seen);
+    if last > 0 && unreadable.is_none() && sound.is_some_and(|sound| sound >= newest) {
+        log::info!("all {kept} rows of the database could be read");
+        return Ok(Vec::new());
+    }
     missing.extend(unreadable);
     let stamped = older
         .as_ref()
@@ -209,12 +219,11 @@ pub fn salvage_into(root: &Path, uuid: &str, there: &Path, fresh: &Path) -> Resu
         missing.push("the rows of the database do not add up".into());
     }
     missing.extend(survey.problems.iter().cloned());
-    let reached = survey.seen.max(sound.unwrap_or(0));
-    if let Seal::Broken { epoch, .. } = Seal::look(root, there)?
-        && epoch > reached
-    {
+    let reached = older.map_or(0, |database| database.stamp().epoch);
+    let reached = survey.seen.max(reached);
+    if last > reached {
         missing.push(format!(
-            "the commits {} to {epoch} are in neither database nor journal: an earlier state \
+            "the commits {} to {last} are in neither database nor journal: an earlier state \
              is what is left",
             reached + 1
         ));

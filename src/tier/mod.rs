@@ -21,6 +21,7 @@
 //! Locks: `state` may be held while `ledger` or the store's locks are taken,
 //! never the other way round.
 
+mod cache;
 mod check;
 mod collect;
 mod commit;
@@ -237,9 +238,8 @@ struct Shared {
     /// From the commit thread: a commit ended, well or not.
     done: Condvar,
     ledger: Mutex<Ledger>,
-    cache: read::Cache,
+    cache: cache::Cache,
     readers: Mutex<read::Readers>,
-    decoders: read::Decoders,
     ahead: read::Pool,
     /// Chunks that did not verify when read: not to be trusted when the same
     /// bytes are written again.
@@ -304,9 +304,8 @@ impl Tier {
         let space = store.space()?;
         let (read_only, chunk_size) = (options.read_only, options.chunk_size as u64);
         let shared = Arc::new(Shared {
-            cache: read::Cache::new(options.cache_bytes, options.chunk_size),
+            cache: cache::Cache::new(options.cache_bytes, options.chunk_size, options.decoders),
             readers: Mutex::default(),
-            decoders: read::Decoders::new(options.decoders),
             ahead: read::Pool::new(options.decode_threads),
             drain: handover::Handover::new(),
             jobs: Arc::new(jobs::Jobs::new()),

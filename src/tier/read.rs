@@ -1,15 +1,12 @@
-//! Reading: the cache of plain chunks, and decoding ahead of readers.
+//! Reading: through the cache of plain chunks, and decoding ahead of readers.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Condvar, Mutex};
-use quick_cache::sync::{DefaultLifecycle, GuardResult};
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use parking_lot::Mutex;
 
 use crate::codec::{Coded, TOGETHER};
 use crate::error::{Error, Result};
@@ -25,66 +22,6 @@ const READERS: usize = 128;
 
 /// Requests of one reader may arrive this much out of order.
 const SLACK: u64 = 1 << 20;
-
-/// Plain chunks, bounded by their bytes.
-pub(super) struct Cache {
-    chunks: quick_cache::sync::Cache<ChunkId, Plain, Bytes>,
-    pub hits: AtomicU64,
-    pub misses: AtomicU64,
-}
-
-#[derive(Clone)]
-struct Bytes;
-
-impl Weighter<ChunkId, Plain> for Bytes {
-    fn weight(&self, _: &ChunkId, plain: &Plain) -> u64 {
-        // With what the cache itself needs for an entry.
-        plain.capacity() as u64 + 128
-    }
-}
-
-impl Cache {
-    pub fn new(bytes: usize, chunk_size: usize) -> Self {
-        let items = (bytes / chunk_size).max(16);
-        let options = OptionsBuilder::new()
-            .shards(8)
-            .estimated_items_capacity(items)
-            .weight_capacity(bytes as u64)
-            .build();
-        let chunks = match options {
-            Ok(options) => quick_cache::sync::Cache::with_options(
-                options,
-                Bytes,
-                DefaultHashBuilder::default(),
-                DefaultLifecycle::default(),
-            ),
-            // Only when one of the two figures were missing.
-            Err(_) => quick_cache::sync::Cache::with_weighter(items, bytes as u64, Bytes),
-        };
-        Self {
-            chunks,
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-        }
-    }
-
-    /// A chunk, if it is here. Counts as a use of it.
-    pub fn peek(&self, name: &ChunkId) -> Option<Plain> {
-        self.chunks.get(name)
-    }
-
-    pub fn contains(&self, name: &ChunkId) -> bool {
-        self.chunks.contains_key(name)
-    }
-
-    pub fn insert(&self, name: ChunkId, plain: Plain) {
-        self.chunks.insert(name, plain);
-    }
-
-    pub fn bytes(&self) -> u64 {
-        self.chunks.weight()
-    }
-}
 
 /// Where the readers of files are.
 #[derive(Default)]
@@ -126,40 +63,6 @@ impl Readers {
             reader.next = end;
         }
         reader.streak > 1
-    }
-}
-
-/// How many threads may decode now: decoding takes memory.
-pub(super) struct Decoders {
-    free: Mutex<usize>,
-    freed: Condvar,
-}
-
-impl Decoders {
-    pub fn new(free: usize) -> Self {
-        Self {
-            free: Mutex::new(free.max(1)),
-            freed: Condvar::new(),
-        }
-    }
-
-    /// Waits for a turn, which ends when the guard is dropped.
-    fn turn(&self) -> Turn<'_> {
-        let mut free = self.free.lock();
-        while *free == 0 {
-            self.freed.wait(&mut free);
-        }
-        *free -= 1;
-        Turn(self)
-    }
-}
-
-struct Turn<'a>(&'a Decoders);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *self.0.free.lock() += 1;
-        self.0.freed.notify_one();
     }
 }
 
@@ -384,42 +287,28 @@ impl Shared {
     /// The plain bytes of a chunk, through the cache. Threads that want the
     /// same chunk wait for one of them to decode it.
     pub(super) fn load(&self, name: &ChunkId) -> Result<Plain> {
-        let load = || {
-            self.cache.misses.fetch_add(1, Ordering::Relaxed);
-            self.fetch(name).map(|(_, plain)| Arc::new(plain))
-        };
-        self.cache.chunks.get_or_insert_with(name, load)
+        (self.cache).load(name, || self.fetch(name).map(|(_, plain)| Arc::new(plain)))
     }
 
     /// Decodes chunks side by side into the cache, but for those that are there
     /// or that another thread is decoding. What fails is left for whoever reads
     /// the chunk.
     fn load_many(&self, names: &[ChunkId]) {
-        let mut guards = Vec::new();
-        for name in names {
-            // Never waits: two threads could wait for each other.
-            let entry = (self.cache.chunks).get_value_or_guard(name, Some(Duration::ZERO));
-            if let GuardResult::Guard(guard) = entry
-                && let Ok(row) = self.row(name)
-                && let Ok(frame) = self.store.value(&row.value)
-            {
-                guards.push((name, guard, frame, row.plain_len as usize));
-            }
-        }
-        let frames = guards.iter();
-        let frames: Vec<Coded> = frames.map(|(_, _, f, len)| (f.as_slice(), *len)).collect();
-        let plains = {
-            let _turn = self.decoders.turn();
-            self.codec.decode_many(&frames)
+        let find = |name: &ChunkId| {
+            let row = self.row(name).ok()?;
+            let frame = self.store.value(&row.value).ok()?;
+            Some((frame, row.plain_len as usize))
         };
-        for ((name, guard, ..), plain) in guards.into_iter().zip(plains) {
-            if let Ok(plain) = plain
-                && ChunkId::of(&plain) == *name
-            {
-                self.cache.misses.fetch_add(1, Ordering::Relaxed);
-                let _ = guard.insert(Arc::new(plain));
-            }
-        }
+        self.cache.load_many(names, find, |found| {
+            let frames = found.iter();
+            let frames: Vec<Coded> = frames.map(|(_, (frame, len))| (&frame[..], *len)).collect();
+            let plains = self.codec.decode_many(&frames).into_iter().zip(found);
+            let right = plains.map(|(plain, (name, _))| {
+                let plain = plain.ok().filter(|plain| ChunkId::of(plain) == *name);
+                plain.map(Arc::new)
+            });
+            right.collect()
+        });
     }
 
     /// The row of a chunk that is there; [`Error::Stale`] when there is none.
@@ -437,7 +326,7 @@ impl Shared {
     pub(super) fn fetch(&self, name: &ChunkId) -> Result<(ChunkRow, Vec<u8>)> {
         let row = self.row(name)?;
         let plain = self.store.value(&row.value).and_then(|frame| {
-            let _turn = self.decoders.turn();
+            let _turn = self.cache.turn();
             let plain = self.codec.decode(&frame, row.plain_len as usize)?;
             match ChunkId::of(&plain) == *name {
                 true => Ok(plain),

@@ -254,15 +254,15 @@ fn find_copies(
     Ok(found)
 }
 
-/// Calls `each` once for every chunk in the value logs that can be decoded,
-/// with its row and the length of its plain bytes.
+/// Calls `each` once for every chunk in the value logs that no file names and
+/// that can be decoded, with its row and the length of its plain bytes.
 pub fn strays(
     store: &dyn Store,
     codec: &Codec,
     chunk_size: usize,
     each: &mut dyn FnMut(ChunkId, Vec<u8>, u64) -> Result<()>,
 ) -> Result<()> {
-    let mut seen = HashSet::new();
+    let mut seen: HashSet<ChunkId> = count_names(store)?.into_keys().collect();
     for info in store.logs()? {
         store.walk_log(info.log, &mut |record| {
             let Ok(name) = <[u8; 32]>::try_from(record.owner_key.as_slice()).map(ChunkId) else {

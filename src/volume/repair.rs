@@ -85,13 +85,14 @@ pub fn repair(store: &dyn Store, chunk_size: u64) -> Result<Vec<String>> {
     Ok(state.corrected)
 }
 
-/// Makes a file of every chunk in the value logs, for a store that has lost
-/// all rows. [`repair`] gives them names. Returns how many there are.
+/// Makes a file of every chunk in the value logs that no file names, for a store
+/// that has lost rows. [`repair`] gives them names. Returns how many there are.
 pub fn adopt(store: &dyn Store, codec: &Codec, chunk_size: usize) -> Result<u64> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let (uid, gid) = (uid.as_raw(), gid.as_raw());
     let mut writer = Writer::new(store);
-    let mut ino = ROOT;
+    let last = last_ino(store)?;
+    let mut ino = last;
     tier::strays(store, codec, chunk_size, &mut |name, row, plain_len| {
         ino += 1;
         let now = SystemTime::now().into();
@@ -105,7 +106,30 @@ pub fn adopt(store: &dyn Store, codec: &Codec, chunk_size: usize) -> Result<u64>
         writer.put(Table::Inode, &rows::inode_key(ino), inode.encode())
     })?;
     writer.flush()?;
-    Ok(ino - ROOT)
+    Ok(ino - last)
+}
+
+/// The highest number of an inode that any row of the volume knows.
+fn last_ino(store: &dyn Store) -> Result<u64> {
+    let mut last = ROOT;
+    let mut see = |ino: u64| {
+        if space_of(ino) == 0 {
+            last = last.max(ino);
+        }
+    };
+    for table in tier::SPACE_TABLES {
+        each_row(store, table, |key, row| {
+            see(rows::parse_ino(key).unwrap_or(ROOT));
+            if table == Table::Dirent {
+                see(Dirent::decode(key, row).map_or(ROOT, |entry| entry.ino));
+            }
+            Ok(())
+        })?;
+    }
+    let counters = store.get(Table::Meta, rows::VOLUME)?;
+    let counters = counters.and_then(|row| Counters::decode(&row).ok());
+    see(counters.map_or(ROOT, |counters| counters.next_ino.saturating_sub(1)));
+    Ok(last)
 }
 
 /// What a chunk map says of a file.
