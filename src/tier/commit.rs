@@ -348,8 +348,8 @@ impl Shared {
                     .get(name)
                     .filter(|_| before.is_none() || chunk.heal);
                 // A frame from elsewhere, where there is none that can be read.
-                let lacks = before.as_ref().is_none_or(|row| row.lost);
-                let adopted = frozen.layer.adopted.get(name).filter(|_| lacks);
+                let lacks = || (before.as_ref()).is_none_or(|row| !self.is_readable(row));
+                let adopted = frozen.layer.adopted.get(name).filter(|_| lacks());
                 after = match (&before, new, frozen.fresh.get(name)) {
                     (_, Some((value, kind)), Some(plain)) => Some(ChunkRow {
                         lost: false,
@@ -462,20 +462,27 @@ impl Shared {
                 chunks.entry(*name).or_default().heal = true;
             }
         }
-        // Written where they stood already, which changes no count: of interest
-        // if they were lost.
+        // Bytes that the store has already are not stored again, unless what it
+        // has cannot be read: they may be all that is left. That changes no
+        // count where they stood already.
         for name in frozen.fresh.keys() {
             chunks.entry(*name).or_default();
         }
         for (name, chunk) in &mut chunks {
             if let Some(row) = self.store.get(Table::Chunk, &name.0)? {
                 let row = ChunkRow::decode(&row)?;
-                chunk.heal |= row.lost && frozen.fresh.contains_key(name);
+                chunk.heal |= frozen.fresh.contains_key(name) && !self.is_readable(&row);
                 chunk.row = Some(row);
             }
         }
         chunks.retain(|_, chunk| chunk.refs != 0 || chunk.heal || !chunk.swaps.is_empty());
         Ok(chunks)
+    }
+
+    /// Whether a chunk's value is there and is what was stored, by its record's
+    /// checksum: to decode it would take too long.
+    fn is_readable(&self, row: &ChunkRow) -> bool {
+        !row.lost && self.store.value(&row.value).is_ok()
     }
 
     /// Encodes and appends the chunks that the store lacks.

@@ -43,8 +43,8 @@ pub const ENVIRONMENT: Entries = &[
     ),
     (
         "LACONICFS_KERNEL",
-        "Forces one implementation of the arithmetic (scalar, avx2, avxvnni, avx512, amx; neon \
-         and dotprod on aarch64); the results are the same. For measurements.",
+        "Forces one implementation of the arithmetic (scalar, avx2, avxvnni, avx512, amx; neon and \
+         dotprod on aarch64); the results are the same. For measurements.",
     ),
     (
         "NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM",
