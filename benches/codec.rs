@@ -37,7 +37,7 @@ fn load(c: &mut Criterion) {
     ) else {
         return println!("skipped: this build has no model");
     };
-    let plain = "a word or two, and again a word or two".repeat(2);
+    let plain = "a word or two, and again a word or two".repeat(20);
     let frame = codec.encode_as(Some(Kind::Lm), plain.as_bytes());
     let frame = frame.expect("it has a model");
     c.bench_function("load", |b| {
