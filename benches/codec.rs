@@ -28,6 +28,27 @@ fn model() -> Option<Arc<Model>> {
     model.and_then(Result::ok).map(Arc::new)
 }
 
+/// From a model file in memory to the first decoded byte: reading it, the
+/// vocabulary, the mixer's start, weights packed for the kernel, buffers.
+fn load(c: &mut Criterion) {
+    let (Some(bytes), Some(Ok(codec))) = (
+        embedded(),
+        model().map(|model| Codec::with_models(vec![model])),
+    ) else {
+        return println!("skipped: this build has no model");
+    };
+    let plain = "a word or two, and again a word or two".repeat(20);
+    let frame = codec.encode_as(Some(Kind::Lm), plain.as_bytes());
+    let frame = frame.expect("it has a model");
+    c.bench_function("load", |b| {
+        b.iter(|| {
+            let model = Model::parse(bytes.to_vec()).expect("it was parsed before");
+            let codec = Codec::with_models(vec![Arc::new(model)]).expect("one model");
+            codec.decode(&frame, plain.len())
+        });
+    });
+}
+
 fn engine(c: &mut Criterion) {
     let Some(model) = model() else {
         return println!("skipped: this build has no model");
@@ -79,6 +100,6 @@ criterion_group! {
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_secs(2))
         .sample_size(10);
-    targets = engine, codec
+    targets = load, engine, codec
 }
 criterion_main!(all);

@@ -209,7 +209,9 @@ fn kernels_write_and_read_the_same_bytes() {
     fs::write(path("model"), model()).unwrap();
     fs::write(path("plain"), text(6000)).unwrap();
     let mut first: Option<Vec<u8>> = None;
-    for kernel in ["scalar", "avx2", "avx512", "amx", "neon", "dotprod"] {
+    for kernel in [
+        "scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "dotprod",
+    ] {
         let run = |args: &[&str]| {
             Command::new(env!("CARGO_BIN_EXE_laconicfs"))
                 .args(args)

@@ -17,6 +17,7 @@ impl Plain for u16 {}
 impl Plain for i16 {}
 impl Plain for i32 {}
 impl Plain for u32 {}
+impl Plain for [u16; 16] {}
 
 /// A zeroed slice of integers aligned to 64 bytes, for vector loads. A large
 /// one lies in huge pages, where the system has them: what is read from end to

@@ -10,8 +10,11 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod distribution;
 mod memory;
+pub mod mixing;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod number;
@@ -387,6 +390,13 @@ arithmetic!(ScalarKernel, "scalar", scalar::Plain);
 arithmetic!(Avx2Kernel, "avx2", avx2::Avx2, "avx2,bmi2");
 #[cfg(target_arch = "x86_64")]
 arithmetic!(
+    AvxVnniKernel,
+    "avxvnni",
+    avxvnni::AvxVnni,
+    "avx2,avxvnni,bmi2"
+);
+#[cfg(target_arch = "x86_64")]
+arithmetic!(
     AmxKernel,
     "amx",
     amx::Tiles,
@@ -420,7 +430,9 @@ pub fn available() -> &'static [&'static dyn Arithmetic] {
                 && is_x86_feature_detected!("avx512vnni")
                 && is_x86_feature_detected!("bmi2");
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
+            let avxvnni = avx2 && is_x86_feature_detected!("avxvnni");
             list.extend(has(avx2, &Avx2Kernel));
+            list.extend(has(avxvnni, &AvxVnniKernel));
             list.extend(has(avx512, &Avx512Kernel));
             list.extend(has(avx512 && amx::available(), &AmxKernel));
         }
@@ -436,7 +448,9 @@ pub fn available() -> &'static [&'static dyn Arithmetic] {
 }
 
 /// The names that `LACONICFS_KERNEL` may have.
-const NAMES: [&str; 6] = ["scalar", "avx2", "avx512", "amx", "neon", "dotprod"];
+const NAMES: [&str; 7] = [
+    "scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "dotprod",
+];
 
 /// The kernel of a name.
 pub fn named(name: &str) -> Result<&'static dyn Arithmetic> {

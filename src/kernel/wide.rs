@@ -1,7 +1,11 @@
 //! Plain loops, compiled once more for wider registers.
 
-/// How wide; the results are the same. `LACONICFS_KERNEL=scalar` forces the
-/// narrowest.
+#[cfg(target_arch = "x86_64")]
+use super::mixing::Avx512;
+use super::mixing::{Mixing, Plain};
+
+/// How wide; the results are the same. `LACONICFS_KERNEL` may force a narrower
+/// one than the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
     /// What every CPU of the target has.
@@ -17,10 +21,14 @@ impl Width {
     pub fn best() -> Width {
         static BEST: std::sync::OnceLock<Width> = std::sync::OnceLock::new();
         *BEST.get_or_init(|| {
-            if std::env::var_os("LACONICFS_KERNEL").is_some_and(|k| k == "scalar") {
-                return Width::Base;
-            }
-            *Width::all().last().unwrap_or(&Width::Base)
+            let forced = std::env::var_os("LACONICFS_KERNEL").unwrap_or_default();
+            let most = match forced.to_str() {
+                Some("scalar") => 1,
+                Some("avx2" | "avxvnni") => 2,
+                _ => usize::MAX,
+            };
+            let widest = Width::all().into_iter().take(most).next_back();
+            widest.unwrap_or(Width::Base)
         })
     }
 
@@ -30,11 +38,20 @@ impl Width {
         let mut all = vec![Width::Base];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("popcnt");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq");
+            if avx2 {
                 all.push(Width::Avx2);
-                if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") {
-                    all.push(Width::Avx512);
-                }
+            }
+            if avx2 && avx512 {
+                all.push(Width::Avx512);
             }
         }
         all
@@ -45,26 +62,26 @@ impl Width {
 /// must be `inline(always)`. (A closure would not be inlined.)
 pub trait Job {
     type Output;
-    fn run(self) -> Self::Output;
+    fn run(self, mixing: impl Mixing) -> Self::Output;
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn avx2<J: Job>(job: J) -> J::Output {
-    job.run()
+    job.run(Plain)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512vl,avx512dq")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq")]
 fn avx512<J: Job>(job: J) -> J::Output {
-    job.run()
+    job.run(Avx512(()))
 }
 
 /// Runs a job, its loops compiled for registers of this width.
 #[inline(always)]
 pub fn wide<J: Job>(width: Width, job: J) -> J::Output {
     match width {
-        Width::Base => job.run(),
+        Width::Base => job.run(Plain),
         // SAFETY: a `Width` other than `Base` comes from `all`, which has
         // asked the CPU for the features.
         #[cfg(target_arch = "x86_64")]

@@ -43,7 +43,7 @@ pub const ENVIRONMENT: Entries = &[
     ),
     (
         "LACONICFS_KERNEL",
-        "Forces one implementation of the arithmetic (scalar, avx2, avx512, amx; neon and \
+        "Forces one implementation of the arithmetic (scalar, avx2, avxvnni, avx512, amx; neon and \
          dotprod on aarch64); the results are the same. For measurements.",
     ),
     (

@@ -1,36 +1,33 @@
 //! The statistics of a chunk: a hash table of slots.
 
-use crate::kernel::prefetch;
-
-/// The nodes of four levels of decisions under one context: a binary tree of
-/// 15 nodes, the root at 1, the children of `k` at `2 k` and `2 k + 1`. Number
-/// 0 is the check that tells contexts apart.
-///
-/// A node is a probability of a one in 1/4096 (upper 12 bits) and a count of
-/// visits up to 15.
-#[derive(Clone, Copy)]
-#[repr(align(32))]
-pub struct Slot(pub [u16; 16]);
-
-/// A node that nothing is known of.
-const FRESH: u16 = 2048 << 4;
-
-impl Slot {
-    pub const EMPTY: Slot = Slot([FRESH; 16]);
-}
+use super::tables::hash;
+use crate::kernel::mixing::{FRESH, Mixing, Slot};
+use crate::kernel::{Aligned, prefetch};
 
 /// Two slots to a cache line, and either may hold what hashes to the line.
-#[derive(Default)]
 pub struct Slots {
-    slots: Vec<Slot>,
+    slots: Aligned<Slot>,
     shift: u32,
+}
+
+impl Default for Slots {
+    /// Without room; see [`reset`](Self::reset).
+    fn default() -> Self {
+        Slots {
+            slots: Aligned::new(0),
+            shift: 31,
+        }
+    }
 }
 
 impl Slots {
     /// Empties the table and gives it `2^bits` lines of 64 bytes.
     pub fn reset(&mut self, bits: u32) {
-        self.slots.clear();
-        self.slots.resize(2 << bits, Slot::EMPTY);
+        let count = 2 << bits;
+        if self.slots.len() < count {
+            self.slots = Aligned::new(count);
+        }
+        self.slots[..count].fill([FRESH; 16]);
         self.shift = 32 - bits;
     }
 
@@ -39,33 +36,47 @@ impl Slots {
         (hash >> self.shift) as usize * 2
     }
 
+    /// Asks for the lines of contexts after some decisions; their hashes.
+    #[inline(always)]
+    pub fn ask<const CONTEXTS: usize>(
+        &self,
+        contexts: &[u32; CONTEXTS],
+        decisions: u32,
+    ) -> [u32; CONTEXTS] {
+        let mut hashes = [0; CONTEXTS];
+        for (h, &context) in hashes.iter_mut().zip(contexts) {
+            *h = hash(context, decisions);
+        }
+        for &h in &hashes {
+            self.prefetch(h);
+        }
+        hashes
+    }
+
     #[inline(always)]
     pub fn prefetch(&self, hash: u32) {
         prefetch(&self.slots[self.line(hash)]);
     }
 
-    /// The number of the slot of a context; where there is none, an empty one
-    /// in the place of the less visited of its line.
+    /// The number of the slot of a context, and the slot; where there is none, an
+    /// empty one in the place of the less visited of its line.
     #[inline(always)]
-    pub fn find(&mut self, hash: u32) -> u32 {
+    pub fn find(&mut self, mixing: impl Mixing, hash: u32) -> (u32, Slot) {
         let line = self.line(hash);
         let check = hash as u16 | 1;
         let pair = &mut self.slots[line..line + 2];
-        if pair[0].0[0] == check {
-            return line as u32;
-        }
-        if pair[1].0[0] == check {
-            return line as u32 + 1;
-        }
-        let victim = usize::from(pair[1].0[1] & 15 < pair[0].0[1] & 15);
-        pair[victim] = Slot::EMPTY;
-        pair[victim].0[0] = check;
-        (line + victim) as u32
+        // without branches: nobody could foresee them
+        let (first, second) = (pair[0][0] == check, pair[1][0] == check);
+        let less = pair[1][1] & 15 < pair[0][1] & 15;
+        let place = usize::from(!first & (second | less));
+        let slot = mixing.claim(&mut pair[place], check, first | second);
+        ((line + place) as u32, slot)
     }
 
+    /// Changes a node, from 1 to 15.
     #[inline(always)]
-    pub fn get(&self, slot: u32) -> Slot {
-        self.slots[slot as usize]
+    pub fn set(&mut self, slot: u32, node: usize, to: u16) {
+        self.slots[slot as usize][node & 15] = to;
     }
 
     /// Puts slots back after their nodes have learned. Where two contexts have

@@ -4,6 +4,8 @@
 //! The *logistic domain* has 512 steps a nat: `stretch(p) = ln(p / (1 - p))`
 //! and its inverse `squash`, held within [`LIMIT`].
 
+use crate::kernel::mixing::Tables;
+
 /// Bound of the logistic domain: 12 nats, 1 in 163,000.
 pub const LIMIT: i32 = 12 * 512 - 1;
 
@@ -44,8 +46,8 @@ pub fn log_odds(ones: u32, zeros: u32) -> i32 {
 }
 
 /// `stretch` of the middle of each 4096th.
-static STRETCH: [i16; 4096] = {
-    let mut table = [0; 4096];
+const STRETCH: [i16; 4097] = {
+    let mut table = [0; 4097];
     let mut p = 0;
     while p < 4096 {
         let (ones, zeros) = (2 * p as u32 + 1, 8191 - 2 * p as u32);
@@ -67,13 +69,33 @@ static STRETCH: [i16; 4096] = {
 /// `stretch` of a probability in 1/4096.
 #[inline(always)]
 pub fn stretch(p12: u32) -> i32 {
-    i32::from(STRETCH[(p12 & 4095) as usize])
+    i32::from(TABLES.stretch[(p12 & 4095) as usize])
 }
 
 const STEPS: usize = 6 * 512;
 
+/// The tables, and the rates of nodes by their counts, in 1/65536: 1 / (n + 1.5),
+/// held above 1/48.
+pub static TABLES: Tables = Tables {
+    stretch: STRETCH,
+    squash: SQUASH,
+    rates: {
+        let mut rates = [0; 16];
+        let mut n = 0;
+        while n < 12 {
+            rates[n] = (131072 / (2 * n + 3)) as u16;
+            n += 1;
+        }
+        rates[12] = (65536u32 / 15) as u16;
+        rates[13] = (65536u32 / 18) as u16;
+        rates[14] = (65536u32 / 22) as u16;
+        rates[15] = (65536u32 / 48) as u16;
+        rates
+    },
+};
+
 /// `65536 / (1 + e^-x)` at steps of 1/128 nat from -12 to 12 nats.
-static SQUASH: [u16; STEPS] = {
+const SQUASH: [u16; STEPS + 1] = {
     // e^(1/256) and e^(1/128) in 2^-48: sums of (1/n)^k / k!
     let one = 1u128 << 48;
     let (mut half, mut step, mut a, mut b, mut k) = (0, 0, one, one, 1);
@@ -84,7 +106,7 @@ static SQUASH: [u16; STEPS] = {
         b /= 128 * k;
         k += 1;
     }
-    let mut table = [0; STEPS];
+    let mut table = [0; STEPS + 1];
     let (mut e, mut i) = (half, 0); // e^x at the middle of the step above zero
     while i < STEPS / 2 {
         let p = (65536 * e + ((e + one) >> 1)) / (e + one);
@@ -102,7 +124,7 @@ static SQUASH: [u16; STEPS] = {
 #[inline(always)]
 pub fn squash(x: i32) -> i32 {
     let step = (x.clamp(-LIMIT, LIMIT) + 6144) >> 2;
-    i32::from(SQUASH[step as usize])
+    i32::from(TABLES.squash[step as usize])
 }
 
 /// A well mixed number from two.
@@ -155,10 +177,10 @@ mod tests {
         LN.iter().for_each(|v| {
             h.update(&v.to_le_bytes());
         });
-        STRETCH.iter().for_each(|v| {
+        STRETCH[..4096].iter().for_each(|v| {
             h.update(&v.to_le_bytes());
         });
-        SQUASH.iter().for_each(|v| {
+        SQUASH[..STEPS].iter().for_each(|v| {
             h.update(&v.to_le_bytes());
         });
         assert_eq!(&h.finalize().to_hex()[..16], "8f3d30b4a5b83418");

@@ -12,9 +12,10 @@ pub use learned::Learned;
 use super::LEVELS;
 use super::foresight::Foresight;
 use super::head::lane_lengths;
-use super::slots::{Slot, Slots};
+use super::slots::Slots;
 use super::start::{Learned as _, Start};
 use super::tables::{LIMIT, hash, squash, stretch};
+use crate::kernel::mixing::{FRESH, Mixing};
 use crate::kernel::{Job, Width, prefetch, wide};
 use crate::lm::coder::BitCoder;
 use crate::lm::vocabulary::Vocabulary;
@@ -122,6 +123,7 @@ impl Mixer {
     #[inline(always)]
     fn decide<F: Foresight>(
         &mut self,
+        mixing: impl Mixing,
         lane: usize,
         token: u32,
         foresight: &F,
@@ -142,7 +144,7 @@ impl Mixer {
         let learned = &mut self.learned;
         let mut found = [0; CONTEXTS];
         let mut prior_slots = [0; PRIORS];
-        let mut nodes = [Slot::EMPTY; CONTEXTS];
+        let mut nodes = [[FRESH; 16]; CONTEXTS];
         let mut node = 1; // within the four levels of `nodes`
         let mut prefix = 1u32; // the decisions so far, after a leading one
         let mut inputs = [0i16; INPUTS];
@@ -165,8 +167,7 @@ impl Mixer {
                     }
                 }
                 for j in 0..CONTEXTS {
-                    found[j] = self.slots.find(hashes[j]);
-                    nodes[j] = self.slots.get(found[j]);
+                    (found[j], nodes[j]) = self.slots.find(mixing, hashes[j]);
                 }
                 node = 1;
             }
@@ -180,7 +181,7 @@ impl Mixer {
             let mut known = 0;
             let mut cells = [0u16; CONTEXTS];
             for j in 0..CONTEXTS {
-                let v = nodes[j].0[node & 15];
+                let v = nodes[j][node & 15];
                 let (p, n) = (stretch(u32::from(v >> 4)), v & 15);
                 let cell = (n as i32 * 32 + (((p * 7) >> 11) + 16)) as u16;
                 cells[j] = cell;
@@ -289,7 +290,7 @@ impl Mixer {
             }
             let goal = if bit == 1 { 4095 } else { 0 };
             for j in 0..CONTEXTS {
-                let v = &mut nodes[j].0[node & 15];
+                let v = &mut nodes[j][node & 15];
                 let (p, n) = (i32::from(*v >> 4), *v & 15);
                 let p = p + (((goal - p) * NODE_RATE[usize::from(n)] + 0x8000) >> 16);
                 *v = (p as u16) << 4 | (n + 1).min(15);
@@ -331,9 +332,9 @@ impl<F: Foresight, C: BitCoder> Job for Decide<'_, F, C> {
     type Output = u32;
 
     #[inline(always)]
-    fn run(self) -> u32 {
+    fn run(self, mixing: impl Mixing) -> u32 {
         self.mixer
-            .decide(self.lane, self.token, self.foresight, self.coder)
+            .decide(mixing, self.lane, self.token, self.foresight, self.coder)
     }
 }
 

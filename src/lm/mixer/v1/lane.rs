@@ -5,6 +5,9 @@ use crate::lm::mixer::tables::hash;
 /// Number of adaptive contexts.
 pub const CONTEXTS: usize = 23;
 
+/// The context of what the match model foresees.
+pub const GUESS: usize = 7;
+
 /// Tokens that a lane remembers.
 pub const RECENT: usize = 6;
 
@@ -43,6 +46,8 @@ pub struct Lane {
     followers: Vec<u32>,
     /// Bytes of a record; 0 if the chunk has none.
     stride: usize,
+    /// One hash a context, for the next token; that of [`GUESS`] is to come.
+    pub contexts: [u32; CONTEXTS],
 }
 
 /// Classes of three bytes.
@@ -89,6 +94,7 @@ impl Lane {
             stride,
             ..Lane::default()
         };
+        self.set_contexts();
     }
 
     /// Appends a token.
@@ -196,9 +202,15 @@ impl Lane {
         }
     }
 
-    /// One hash a context. `guess` stands for what the match model foresees.
+    /// The hash of [`GUESS`]; `guess` stands for what the match model foresees.
     #[inline(always)]
-    pub fn contexts(&self, guess: u32) -> [u32; CONTEXTS] {
+    pub fn guess_context(&self, guess: u32) -> u32 {
+        hash(hash(guess, self.recent[0]), GUESS as u32 + 1)
+    }
+
+    /// Sets the hashes of the contexts, once the last token is here.
+    #[inline(always)]
+    pub fn set_contexts(&mut self) {
         let [t1, t2, t3, t4, ..] = self.recent;
         let b = self.bytes;
         let Place {
@@ -222,7 +234,7 @@ impl Lane {
             t2,
             hash(t2, t3),
             // what the match model foresees
-            hash(guess, t1),
+            0,
             // the last bytes
             b as u32 & 0xffff,
             b as u32 & 0xff_ffff,
@@ -244,11 +256,9 @@ impl Lane {
             hash(self.kinds & 0xff_ffff, 3),
             hash(t1, t3),
         ];
-        let mut out = [0; CONTEXTS];
-        for (i, (o, k)) in out.iter_mut().zip(keys).enumerate() {
-            *o = hash(k, i as u32 + 1);
+        for (i, (context, key)) in self.contexts.iter_mut().zip(keys).enumerate() {
+            *context = hash(key, i as u32 + 1);
         }
-        out
     }
 }
 

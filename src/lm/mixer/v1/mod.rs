@@ -14,16 +14,17 @@ pub use learned::Learned;
 use super::LEVELS;
 use super::foresight::Foresight;
 use super::head::Head;
-use super::slots::{Slot, Slots};
+use super::slots::Slots;
 use super::start::{Learned as _, Start};
-use super::tables::{LIMIT, hash, squash, stretch};
+use super::tables::{LIMIT, TABLES, hash, squash, stretch};
+use crate::kernel::mixing::{self, FRESH, INPUTS, Lanes, Mixing, OTHERS, Row};
 use crate::kernel::{Job, Width, prefetch, wide};
 use crate::lm::coder::BitCoder;
 use crate::lm::vocabulary::Vocabulary;
-use lane::{CLASSES, CONTEXTS, Lane};
+use lane::{CLASSES, CONTEXTS, GUESS, Lane};
 use learned::{
-    APM_ROWS, BIAS, CELLS, FIRST, INPUTS, LAST_ROWS, LEVELS_TOGETHER, MATCH, MATCHES, MODEL,
-    POINTS, PRIOR, PRIOR_BITS, PRIORS, ROWS, SETS, TRUST,
+    APM_ROWS, BIAS, FIRST, LAST_ROWS, LEVELS_TOGETHER, MATCH, MATCHES, MODEL, POINTS, PRIOR,
+    PRIOR_BITS, PRIORS, ROWS, TRUST,
 };
 use matches::{Guess, MODELS, Matches};
 
@@ -36,28 +37,10 @@ const HALF: i32 = 1024;
 /// 8 MB.
 const MAX_LINES: u32 = 17;
 
-/// Learning rate of the final mixers: 2^-9.
-const LAST_SHIFT: u32 = 18;
-/// Learning rates of maps: 2^-6 and so on.
-const MAP_SHIFT: u32 = 6;
+/// Learning rates of maps: 2^-7 and so on.
 const APM_SHIFT: u32 = 7;
 const SEEN_SHIFT: u32 = 6;
 const PRIOR_SHIFT: u32 = 5;
-
-/// Rate of a node by its count, in 1/65536: 1 / (n + 1.5), held above 1/48.
-static NODE_RATE: [i32; 16] = {
-    let mut rate = [0; 16];
-    let mut n = 0;
-    while n < 12 {
-        rate[n] = 131072 / (2 * n as i32 + 3);
-        n += 1;
-    }
-    rate[12] = 65536 / 15;
-    rate[13] = 65536 / 18;
-    rate[14] = 65536 / 22;
-    rate[15] = 65536 / 48;
-    rate
-};
 
 /// Codes the tokens of one chunk after another.
 pub struct Mixer {
@@ -126,32 +109,60 @@ impl Mixer {
         foresight: &F,
         coder: &mut impl BitCoder,
     ) -> u32 {
-        let code = wide(
-            width,
-            Decide {
-                mixer: self,
-                lane,
-                token,
-                foresight,
-                coder,
-            },
-        );
-        self.matches.note(lane, &self.lanes[lane], code);
-        self.lanes[lane].push(code, self.vocabulary.bytes_of(code));
-        self.done = self.done.saturating_add(1);
-        code
+        let job = Decide {
+            mixer: self,
+            lane,
+            token,
+            foresight,
+            coder,
+        };
+        wide(width, job)
     }
 
-    /// One token. The loops run over several arrays at once, by index.
+    /// Asks for the statistics with which the next token of a lane begins.
+    #[inline(always)]
+    fn prefetch_slots(&self, lane: usize) {
+        for &context in &self.lanes[lane].contexts {
+            self.slots.prefetch(hash(context, 1));
+        }
+    }
+
+    /// Asks for the rows that are known before a lane's next token.
+    #[inline(always)]
+    fn prefetch_rows(&self, lane: usize) {
+        let lane = &self.lanes[lane];
+        let (byte, classes) = (usize::from(lane.last_byte()), lane.classes());
+        let rows = &self.learned.rows;
+        for level in 0..self.vocabulary.depth() as usize {
+            if level % LEVELS_TOGETHER == 0 {
+                prefetch_row(&rows[row_of_byte(level, byte)]);
+            }
+            prefetch_row(&rows[row_of_classes(level, classes)]);
+            prefetch(&self.learned.apms[1][apm_of_byte(level, byte)]);
+        }
+    }
+
+    /// One token. Some loops run over several arrays at once, by index.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn decide<F: Foresight>(
         &mut self,
+        mixing: impl Mixing,
         lane: usize,
         token: u32,
         foresight: &F,
         coder: &mut impl BitCoder,
     ) -> u32 {
+        // the lane whose turn will be next, if this is not the end of a chunk
+        let next = if lane + 1 < self.lanes.len() {
+            lane + 1
+        } else {
+            0
+        };
+        if next != lane {
+            self.prefetch_slots(next);
+            self.prefetch_rows(next);
+        }
         let l = &self.lanes[lane];
         let mut guesses = self.matches.guess(lane, l);
         let expected = if guesses[0].live {
@@ -159,7 +170,8 @@ impl Mixer {
         } else {
             0
         };
-        let contexts = l.contexts(expected);
+        let mut contexts = l.contexts;
+        contexts[GUESS] = l.guess_context(expected);
         let last_byte = usize::from(l.last_byte());
         let classes = l.classes();
         let prior_of = [0, 1 + last_byte as u32, l.recent[0]];
@@ -168,22 +180,22 @@ impl Mixer {
         let rate = RATES[usize::from(F::LIVE)] + HASTE * HALF / HALF.saturating_add(self.done);
         let learned = &mut self.learned;
         let mut found = [0; CONTEXTS];
+        let mut hashes = [0; CONTEXTS];
+        let mut hashed = 0; // the decisions for which those are
         let mut prior_slots = [0; PRIORS];
-        let mut nodes = [Slot::EMPTY; CONTEXTS];
-        let mut node = 1; // within the four levels of `nodes`
+        let mut slots = mixing::Slots([[FRESH; 16]; mixing::CONTEXTS]);
+        let mut nodes = Lanes([0; 32]);
+        let mut node = 1; // within the four levels of `slots`
         let mut prefix = 1u32; // the decisions so far, after a leading one
-        let mut inputs = [0i16; INPUTS];
-        inputs[BIAS] = 256;
+        let mut inputs = Row([0; INPUTS]);
         for level in 0..depth {
             let below = depth - level - 1;
             let lo = ((prefix as usize) << (below + 1)) - (1 << depth);
             let mid = lo + (1 << below);
             if level % 4 == 0 {
-                if level > 0 {
-                    self.slots.put(&found, &nodes);
+                if hashed != prefix {
+                    hashes = self.slots.ask(&contexts, prefix);
                 }
-                let hashes = contexts.map(|c| hash(c, prefix));
-                hashes.iter().for_each(|&h| self.slots.prefetch(h));
                 if !F::LIVE {
                     for k in 0..PRIORS {
                         let slot = hash(prior_of[k], prefix) >> (36 - PRIOR_BITS[k]);
@@ -191,43 +203,35 @@ impl Mixer {
                         prefetch(&learned.priors[k][prior_slots[k]]);
                     }
                 }
-                for j in 0..CONTEXTS {
-                    found[j] = self.slots.find(hashes[j]);
-                    nodes[j] = self.slots.get(found[j]);
+                for (j, h) in hashes.into_iter().enumerate() {
+                    (found[j], slots.0[j]) = self.slots.find(mixing, h);
                 }
                 node = 1;
+                nodes = mixing.choose(&mixing.children(&slots, 0), true);
             }
+            let children = mixing.children(&slots, node);
             if mid >= vocabulary {
                 prefix *= 2;
                 node *= 2;
+                nodes = mixing.choose(&children, false);
                 continue;
             }
 
             // ---- inputs
-            let mut known = 0;
-            let mut cells = [0u16; CONTEXTS];
-            for j in 0..CONTEXTS {
-                let v = nodes[j].0[node & 15];
-                let (p, n) = (stretch(u32::from(v >> 4)), v & 15);
-                let cell = (n as i32 * 32 + (((p * 7) >> 11) + 16)) as u16;
-                cells[j] = cell;
-                let meant = stretch(u32::from(learned.maps[j][usize::from(cell) % CELLS] >> 4));
-                known += usize::from(n > 0);
-                inputs[j] = if n > 0 { meant as i16 } else { 0 };
-                inputs[CONTEXTS + j] = p as i16;
-            }
-            let mut trust = known.min(TRUST - 1);
+            let mut others = [0; OTHERS];
+            others[BIAS] = 256;
+            let mut trust = 0;
             let mut entries = [0; PRIORS];
             if F::LIVE {
                 let hi = (mid + (1 << below)).min(vocabulary);
                 let odds = foresight.odds(level, lo, mid, hi).clamp(-LIMIT, LIMIT);
-                inputs[MODEL] = odds as i16;
-                inputs[MODEL + 1] = ((squash(odds) - 32768) >> 4) as i16;
-                trust = (odds.unsigned_abs() as usize / 320).min(TRUST - 1);
+                others[MODEL] = odds as i16;
+                others[MODEL + 1] = ((squash(odds) - 32768) >> 4) as i16;
+                trust = odds.unsigned_abs() as usize / 320;
             } else {
                 for k in 0..PRIORS {
                     entries[k] = prior_slots[k] + (node & 15);
-                    inputs[PRIOR + k] =
+                    others[PRIOR + k] =
                         stretch(u32::from(learned.priors[k][entries[k]] >> 4)) as i16;
                 }
             }
@@ -236,7 +240,7 @@ impl Mixer {
                 seen[k] = (k * 32 + g.bucket) * LEVELS + level;
                 let odds = stretch(u32::from(learned.seen[seen[k]] >> 4)) as i16;
                 let one = g.code >> below & 1 == 1;
-                inputs[MATCH + k] = if !g.live {
+                others[MATCH + k] = if !g.live {
                     0
                 } else if one {
                     odds
@@ -245,6 +249,11 @@ impl Mixer {
                 };
             }
             let state = match_state(&guesses, below);
+            let read = mixing.read(&TABLES, &nodes, &learned.maps, others, &mut inputs);
+            let known = read.known;
+            if !F::LIVE {
+                trust = known;
+            }
 
             // ---- mixing
             let decisions = if level < 9 {
@@ -254,28 +263,15 @@ impl Mixer {
             };
             let rows = [
                 FIRST[0] + (level * MATCHES + state) % ROWS[0],
-                FIRST[1]
-                    + (last_byte * (LEVELS / LEVELS_TOGETHER) + level / LEVELS_TOGETHER) % ROWS[1],
+                row_of_byte(level, last_byte),
                 FIRST[2] + decisions % ROWS[2],
-                FIRST[3] + (level * TRUST + trust) % ROWS[3],
+                FIRST[3] + (level * TRUST + trust.min(TRUST - 1)) % ROWS[3],
                 FIRST[4] + (level * (CONTEXTS + 1) + known) % ROWS[4],
-                FIRST[5] + (level * CLASSES + classes) % ROWS[5],
+                row_of_classes(level, classes),
             ];
-            let mut sums = [0; SETS];
-            for k in 0..SETS {
-                let row = &learned.rows[rows[k]].0;
-                let mut sum = 0i32;
-                for j in 0..INPUTS {
-                    sum = sum.wrapping_add(i32::from(inputs[j]) * i32::from(row[j]));
-                }
-                sums[k] = (sum >> 14).clamp(-LIMIT, LIMIT);
-            }
+            let sums = mixing.sums(rows.map(|row| &learned.rows[row]), &inputs);
             let last_rows = [(level * MATCHES + state) % LAST_ROWS[0], last_byte];
-            let mixes = [0, 1].map(|k| {
-                let pairs = learned.last[k][last_rows[k]].iter().zip(&sums);
-                let sum: i64 = pairs.map(|(&w, &s)| i64::from(w) * i64::from(s)).sum();
-                (sum >> 16).clamp(-i64::from(LIMIT), i64::from(LIMIT)) as i32
-            });
+            let mixes = [0, 1].map(|k| mixing.mix(&learned.last[k][last_rows[k]], &sums));
             let mixed = (mixes[0] + mixes[1]) >> 1;
             let p_mixed = squash(mixed);
 
@@ -283,7 +279,7 @@ impl Mixer {
             let (point, part) = ((mixed + 6144) as usize >> 9, (mixed + 6144) & 511);
             let apm_rows = [
                 (level * MATCHES + state) % APM_ROWS[0],
-                (level * 256 + last_byte) % APM_ROWS[1],
+                apm_of_byte(level, last_byte),
             ];
             let mut p = 2 * p_mixed;
             for k in 0..2 {
@@ -293,6 +289,11 @@ impl Mixer {
                     i32::from(row[(point + 1) % POINTS]),
                 );
                 p += (a * (512 - part) + b * part) >> 9;
+            }
+            if level % 4 == 3 && level + 1 < depth {
+                // in the likelier case its slots come while this decision is learned
+                hashed = prefix * 2 + u32::from(p >= 2 << 16);
+                hashes = self.slots.ask(&contexts, hashed);
             }
             let bit = coder.code(token >> below & 1, (p >> 2).clamp(1, 65535) as u32) & 1;
 
@@ -305,33 +306,21 @@ impl Mixer {
                     bit,
                     APM_SHIFT,
                 );
+                let last = &mut learned.last[k][last_rows[k]];
+                mixing.learn_last(last, &sums, target - squash(mixes[k]));
             }
-            for k in 0..2 {
-                let error = i64::from(target - squash(mixes[k]));
-                for (w, &sum) in learned.last[k][last_rows[k]].iter_mut().zip(&sums) {
-                    let step = (error * i64::from(sum) + (1 << (LAST_SHIFT - 1))) >> LAST_SHIFT;
-                    *w = w.wrapping_add(step as i32);
-                }
-            }
-            for k in 0..SETS {
-                let error = (((target - squash(sums[k])) * rate) >> 8).clamp(-32767, 32767);
-                let row = &mut learned.rows[rows[k]].0;
-                for j in 0..INPUTS {
-                    let step = (i32::from(inputs[j]) * error + 0x4000) >> 15;
-                    row[j] = row[j].saturating_add(step as i16);
-                }
-            }
-            let goal = if bit == 1 { 4095 } else { 0 };
-            for j in 0..CONTEXTS {
-                let v = &mut nodes[j].0[node & 15];
-                let (p, n) = (i32::from(*v >> 4), *v & 15);
-                let p = p + (((goal - p) * NODE_RATE[usize::from(n)] + 0x8000) >> 16);
-                *v = (p as u16) << 4 | (n + 1).min(15);
-                approach(
-                    &mut learned.maps[j][usize::from(cells[j]) % CELLS],
-                    bit,
-                    MAP_SHIFT,
-                );
+            mixing.learn(
+                &TABLES,
+                &mut learned.rows,
+                &rows,
+                &inputs,
+                &sums,
+                target,
+                rate,
+            );
+            let after = mixing.visit(&TABLES, &nodes, &read, &mut learned.maps, bit == 1);
+            for (&slot, &v) in found.iter().zip(&after.0) {
+                self.slots.set(slot, node, v);
             }
             if !F::LIVE {
                 for k in 0..PRIORS {
@@ -346,9 +335,18 @@ impl Mixer {
             }
             prefix = prefix * 2 + bit;
             node = node * 2 + bit as usize;
+            nodes = mixing.choose(&children, bit == 1);
         }
-        self.slots.put(&found, &nodes);
-        prefix - (1 << depth)
+        let code = prefix - (1 << depth);
+        let l = &mut self.lanes[lane];
+        self.matches.note(lane, l, code);
+        l.push(code, self.vocabulary.bytes_of(code));
+        l.set_contexts();
+        if next == lane {
+            self.prefetch_slots(lane);
+        }
+        self.done = self.done.saturating_add(1);
+        code
     }
 }
 
@@ -365,10 +363,33 @@ impl<F: Foresight, C: BitCoder> Job for Decide<'_, F, C> {
     type Output = u32;
 
     #[inline(always)]
-    fn run(self) -> u32 {
+    fn run(self, mixing: impl Mixing) -> u32 {
         self.mixer
-            .decide(self.lane, self.token, self.foresight, self.coder)
+            .decide(mixing, self.lane, self.token, self.foresight, self.coder)
     }
+}
+
+/// Rows of weights and of a map that are known before a token's first decision.
+#[inline(always)]
+fn row_of_byte(level: usize, byte: usize) -> usize {
+    FIRST[1] + (byte * (LEVELS / LEVELS_TOGETHER) + level / LEVELS_TOGETHER) % ROWS[1]
+}
+
+#[inline(always)]
+fn row_of_classes(level: usize, classes: usize) -> usize {
+    FIRST[5] + (level * CLASSES + classes) % ROWS[5]
+}
+
+#[inline(always)]
+fn apm_of_byte(level: usize, byte: usize) -> usize {
+    (level * 256 + byte) % APM_ROWS[1]
+}
+
+/// Asks for both lines of a row.
+#[inline(always)]
+fn prefetch_row(row: &Row) {
+    prefetch(&row.0[0]);
+    prefetch(&row.0[INPUTS / 2]);
 }
 
 /// Moves a probability in 1/65536 towards a bit.
