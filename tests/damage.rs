@@ -446,7 +446,7 @@ fn a_page_that_cannot_be_read_costs_what_lay_on_it() {
             .unwrap();
     }
     let mut dice = Dice(7);
-    let mut whole = 0;
+    let (mut whole, mut books) = (0, 0);
     for trial in 0..trials {
         let store = home.path().join(format!("trial-{trial}"));
         let by_page = trial % 3 != 0;
@@ -462,7 +462,11 @@ fn a_page_that_cannot_be_read_costs_what_lay_on_it() {
         let output = program::laconicfs(&["fsck", "--repair", "--json", program::text(&store)]);
         let report: serde_json::Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|_| panic!("{what}: {}", String::from_utf8_lossy(&output.stderr)));
-        let told = !report["problems"].as_array().unwrap().is_empty();
+        let problems = report["problems"].as_array().unwrap();
+        let told = !problems.is_empty();
+        // Some of its file sled reads at once all the same.
+        let earlier =
+            (problems.iter()).any(|problem| problem.as_str().unwrap().contains("earlier state"));
         let lost: Vec<(String, u64, u64)> = (report["lost"].as_array().unwrap().iter())
             .map(|lost| {
                 let path = lost["path"].as_str().unwrap_or_default();
@@ -479,14 +483,14 @@ fn a_page_that_cannot_be_read_costs_what_lay_on_it() {
         assert_eq!(salvaged.gone_from_logs, 0, "{what}: {salvaged:?}");
         let all = salvaged.whole == SHELVES * BOOKS;
         assert!(all || told, "{what}: {salvaged:?}");
-        if by_page {
+        if by_page && !earlier {
             whole += salvaged.whole;
+            books += SHELVES * BOOKS;
         }
         fs::remove_dir_all(&store).unwrap();
     }
     // One page of a hundred, each time.
-    let books = (0..trials).filter(|trial| trial % 3 != 0).count() * SHELVES * BOOKS;
-    assert!(whole > books * 3 / 4, "{whole} of {books}");
+    assert!(whole >= books * 9 / 10, "{whole} of {books}");
 }
 
 #[test]
