@@ -9,7 +9,7 @@ programs use too, one process of one thread per core is several times faster tha
 no product waits for a core that is busy elsewhere.
 
 Muon for the matrices, Adam for the rest, bf16 weights beside float32 master copies. The learning rate warms up over
-WARMUP updates, is constant until 65 % of the time has passed, and falls linearly to zero at the end ("trapezoid"). The
+WARMUP updates, is constant until half of the time has passed, and falls linearly to zero at the end ("trapezoid"). The
 clock is the wall clock: an interrupted run that resumes still ends when it was to end, and whatever the machine's speed turns
 out to be, the rate is zero when the time is over. With --pausing the clock stands still while the run does, and
 --leave-after N leaves after N minutes with a checkpoint to resume from: for machines that are lent by the slice.
@@ -37,7 +37,7 @@ START = 188
 SHARE = dict(books=.30, docs=.08, wiki=.12, struct=.16, logs=.07, other=.06, code=.21)
 CONTEXT = lm.CONTEXT
 WARMUP = 100                     # updates
-DECAY = 0.35                     # of the time
+DECAY = 0.5                      # of the time
 MUON_RATE, MUON_MOMENTUM, MUON_WEIGHT_DECAY = 0.02, 0.95, 0.02
 ADAM_RATE, ADAM_FIRST, ADAM_SECOND = 0.004, 0.9, 0.95
 NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046),
