@@ -297,7 +297,7 @@ impl Tier {
             None => Counters::default(),
         };
         let epoch = match store.get(Table::Meta, rows::EPOCH)? {
-            Some(row) => rows::parse_u64(&row)?.saturating_add(1),
+            Some(row) => rows::parse_epoch(&row)? + 1,
             None => 1,
         };
         let ledger = Ledger::load(&*store)?;

@@ -489,7 +489,7 @@ fn recount(
         writer.put(Table::Log, &log.to_be_bytes(), bytes.to_be_bytes().to_vec())?;
     }
     let epoch = store.get(Table::Meta, rows::EPOCH)?;
-    if epoch.is_some_and(|row| rows::parse_u64(&row).is_err()) {
+    if epoch.is_some_and(|row| rows::parse_epoch(&row).is_err()) {
         // Only ever compared with the one that the next commit gives out.
         fixed.counters = true;
         writer.delete(Table::Meta, rows::EPOCH)?;

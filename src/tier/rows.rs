@@ -260,6 +260,16 @@ pub fn parse_u64(row: &[u8]) -> Result<u64> {
     Cursor(row, "a number").u64()
 }
 
+/// The number of the last commit. One that no store can have reached is damage:
+/// the next ones would overflow.
+pub fn parse_epoch(row: &[u8]) -> Result<u64> {
+    let epoch = parse_u64(row)?;
+    match epoch < 1 << 62 {
+        true => Ok(epoch),
+        false => Err(Error::Corrupt(format!("commit {epoch} cannot be the last"))),
+    }
+}
+
 /// An `Xattr` row whose payload may rest in a value log: the length of the
 /// prefix, the prefix (the caller's own), the value reference.
 pub fn valued_row(prefix: &[u8], value: &ValueRef) -> Result<Vec<u8>> {
