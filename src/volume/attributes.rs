@@ -169,7 +169,23 @@ impl Volume {
                 {
                     return Err(Error::NotPermitted);
                 }
-                let next = inode.size.saturating_sub(1) / step * step;
+                let mut next = inode.size.saturating_sub(1) / step;
+                let data_from = |change: &mut Change, piece: u64| {
+                    let data = change.op.next_data(ino, piece * step, inode.size)?;
+                    Ok::<_, Error>(data.is_some())
+                };
+                if !data_from(change, next)? {
+                    // A hole at the end may be exabytes long: at once.
+                    let mut last = size / step;
+                    while last < next {
+                        let middle = last + (next - last) / 2;
+                        match data_from(change, middle)? {
+                            true => last = middle + 1,
+                            false => next = middle,
+                        }
+                    }
+                }
+                let next = next * step;
                 if next <= size {
                     return Ok(false);
                 }
