@@ -1,7 +1,7 @@
 //! The FUSE adapter: requests to and from the volume. Thin, no logic.
 //!
-//! One thread takes requests from the kernel. What works on rows alone it
-//! answers itself; what would have to wait for a disk, a decode or room in the
+//! Two threads take requests from the kernel. What works on rows alone they
+//! answer themselves; what would have to wait for a disk, a decode or room in the
 //! write buffer goes with its reply to a worker. We see every change that is
 //! made to the volume, and so the kernel may keep names, attributes and pages
 //! for as long as it likes.

@@ -78,9 +78,8 @@ pub struct MountOptions {
     /// Requests that nobody waits for, under way at a time: readahead and
     /// writeback, up to a megabyte each.
     pub background: u16,
-    /// Threads that take requests from the kernel. It wakes them in turn, so
-    /// that with two of them hardly a request finds its thread on the processor
-    /// of the program that waits: one alone answers several times as many.
+    /// Threads that take requests from the kernel. Two: on a quiet machine of two
+    /// processors one alone makes half as many files a second (docs/benchmarks.md).
     pub event_threads: usize,
 }
 
@@ -97,7 +96,7 @@ impl Default for MountOptions {
             suid: false,
             exec: true,
             background: 64,
-            event_threads: 1,
+            event_threads: 2,
         }
     }
 }
