@@ -121,6 +121,10 @@ fn a_damaged_store_receives_and_loses_no_more() {
         fs::create_dir_all(healing.join("a")).unwrap();
         fs::write(healing.join("a/again"), noise(150_000)).unwrap();
         works(&["import", text(&healing), text(to)]);
+        if mounted {
+            // Until then they are in the write buffer, and heal nothing.
+            File::open(to.join("a/again")).unwrap().sync_all().unwrap();
+        }
         fs::remove_dir_all(&out).unwrap();
         works(&["export", "--verify", &from, text(&out)]);
         assert_eq!(tree(&out), two);
