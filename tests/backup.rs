@@ -405,6 +405,17 @@ fn models_travel_with_chunks() {
 /// A mount that ends with its test.
 struct Mount(PathBuf);
 
+impl Mount {
+    fn new(store: &Path, dir: &Path) -> Mount {
+        works(&["mount", text(store), text(dir), "--create"]);
+        Mount(dir.to_owned())
+    }
+
+    fn end(self) {
+        works(&["umount", text(&self.0)]);
+    }
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         run(&["umount", "--lazy", text(&self.0)], None);
@@ -427,8 +438,7 @@ fn everything_on_a_mounted_store() {
         "--chunk-size",
         "16k",
     ]);
-    works(&["mount", text(&store), text(&dir), "--create"]);
-    let mounted = Mount(dir.clone());
+    let mounted = Mount::new(&store, &dir);
     works(&["import", text(&folder), text(&dir)]);
     let before = tree(&folder);
     assert_eq!(tree(&dir), before);
@@ -482,8 +492,7 @@ fn everything_on_a_mounted_store() {
         "--chunk-size",
         "16k",
     ]);
-    works(&["mount", text(&copy), text(&there), "--create"]);
-    let other = Mount(there.clone());
+    let other = Mount::new(&copy, &there);
     fs::write(there.join("own"), b"own").unwrap();
     receives(&there, &first);
     receives(&copy, &second);
@@ -495,8 +504,7 @@ fn everything_on_a_mounted_store() {
     works(&["snapshot", "delete", text(&there), "one"]);
     assert!(!there.join(".snapshots/one").exists());
     for mount in [other, mounted] {
-        works(&["umount", text(&mount.0)]);
-        drop(mount);
+        mount.end();
     }
     for store in [&store, &copy] {
         check(store);

@@ -126,10 +126,15 @@ fn last_ino(store: &dyn Store) -> Result<u64> {
             Ok(())
         })?;
     }
-    let counters = store.get(Table::Meta, rows::VOLUME)?;
-    let counters = counters.and_then(|row| Counters::decode(&row).ok());
+    let counters = kept_counters(store)?;
     see(counters.map_or(ROOT, |counters| counters.next_ino.saturating_sub(1)));
     Ok(last)
+}
+
+/// The counters that the store has, if they can be understood.
+fn kept_counters(store: &dyn Store) -> Result<Option<Counters>> {
+    let row = store.get(Table::Meta, rows::VOLUME)?;
+    Ok(row.and_then(|row| Counters::decode(&row).ok()))
 }
 
 /// What a chunk map says of a file.
@@ -510,8 +515,7 @@ impl State<'_> {
     }
 
     fn kept_counters(&self) -> Option<Counters> {
-        let row = self.store.get(Table::Meta, rows::VOLUME).ok().flatten()?;
-        Counters::decode(&row).ok()
+        kept_counters(self.store).ok().flatten()
     }
 
     fn add_entry(&mut self, parent: u64, name: Vec<u8>, ino: u64) -> Result<()> {

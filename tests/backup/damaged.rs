@@ -43,10 +43,7 @@ fn a_damaged_store_sends_what_can_be_read_and_goes_on_when_healed() {
         damage(&store, &noise(150_000)[3 * 16384 + 100..][..64]);
         let dir = home.path().join("dir");
         let from = if mounted { &dir } else { &store };
-        let mount = mounted.then(|| {
-            works(&["mount", text(&store), text(&dir), "--create"]);
-            Mount(dir.clone())
-        });
+        let mount = mounted.then(|| Mount::new(&store, &dir));
         let cut = home.path().join("cut");
         let args = ["send", text(from), "--snapshot", "one"];
         let output = command(&args).stdout(File::create(&cut).unwrap()).output();
@@ -67,7 +64,7 @@ fn a_damaged_store_sends_what_can_be_read_and_goes_on_when_healed() {
         receives(&copy, &rest);
         assert_eq!(exported(home.path(), text(&copy)), one);
         if let Some(mount) = mount {
-            works(&["umount", text(&mount.0)]);
+            mount.end();
         }
         check(&copy);
         check(&store);
@@ -89,10 +86,7 @@ fn a_damaged_store_receives_and_loses_no_more() {
         damage(&copy, &noise(150_000)[3 * 16384 + 100..][..64]);
         let dir = home.path().join("dir");
         let to = if mounted { &dir } else { &copy };
-        let mount = mounted.then(|| {
-            works(&["mount", text(&copy), text(&dir), "--create"]);
-            Mount(dir.clone())
-        });
+        let mount = mounted.then(|| Mount::new(&copy, &dir));
         receives(to, &second);
         // `two` has it under another name.
         let out = home.path().join("of two");
@@ -129,7 +123,7 @@ fn a_damaged_store_receives_and_loses_no_more() {
         works(&["export", "--verify", &from, text(&out)]);
         assert_eq!(tree(&out), two);
         if let Some(mount) = mount {
-            works(&["umount", text(&mount.0)]);
+            mount.end();
         }
         check(&copy);
     }
@@ -146,10 +140,7 @@ fn snapshots_are_measured_and_coded_again_like_files() {
         let folder = folder(home.path());
         let store = store_of(home.path(), &folder);
         let dir = home.path().join("dir");
-        let mount = mounted.then(|| {
-            works(&["mount", text(&store), text(&dir), "--create"]);
-            Mount(dir.clone())
-        });
+        let mount = mounted.then(|| Mount::new(&store, &dir));
         let at = |path: &str| match mounted {
             true => text(&dir.join(path)).to_string(),
             false => format!("{}:{path}", text(&store)),
@@ -226,7 +217,7 @@ fn snapshots_are_measured_and_coded_again_like_files() {
         works(&["export", "--verify", &at(".snapshots/one"), text(&out)]);
         assert_eq!(tree(&out), one);
         if let Some(mount) = mount {
-            works(&["umount", text(&mount.0)]);
+            mount.end();
         }
         check(&store);
     }
